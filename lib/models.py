@@ -1,0 +1,144 @@
+"""The masked autoencoder: a timm VisionTransformer that embeds visible patches only, and a light decoder."""
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from lib.masking import Masks, patchify, take
+from lib.presets import Config
+
+
+def sincos_positions(dim: int, grid: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions (1, 1 + grid*grid, dim), zeros for the class token (He et al. 2021).
+
+    dim/4 frequencies 10000^(-4i/dim) each for sine and cosine, of the column first and of the row second.
+    """
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * omega
+    wave = torch.cat([angles.sin(), angles.cos()], 1)  # (grid, dim/2)
+    rows, columns = wave[:, None].expand(-1, grid, -1), wave[None].expand(grid, -1, -1)
+    positions = torch.cat([columns, rows], -1).reshape(grid * grid, dim)
+    return torch.cat([torch.zeros(1, dim), positions.float()])[None]
+
+
+def encoder_args(config: Config) -> dict:
+    """The arguments that make timm's `vit_base_patch16_224` the encoder of `config`."""
+    return dict(
+        img_size=config.image_size, patch_size=config.patch_size, in_chans=config.channels, num_classes=0,
+        embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads, fc_norm=False,
+    )  # fmt: skip
+
+
+def build_encoder(config: Config, **extra) -> VisionTransformer:
+    """A timm VisionTransformer with class token and fixed sin-cos positions; `extra` goes to timm (drop_path_rate...)."""
+    encoder = timm.create_model("vit_base_patch16_224", pretrained=False, **{**encoder_args(config), **extra})
+    positions = sincos_positions(config.embed_dim, config.image_size // config.patch_size)
+    encoder.pos_embed = nn.Parameter(positions, requires_grad=False)
+    return encoder
+
+
+class MAE(nn.Module):
+    """f and g of Eq. 2.
+
+    `encode` maps the visible patches to `latent` (B, 1+S, D), class token first; `decode` predicts the removed
+    patches, in the order of `masks.ids_remove`. With no patch removed (mask_ratio 0, where Eq. 2 is an empty sum)
+    `decode` predicts every patch, in the order of `masks.ids_keep`: plain autoencoding.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        grid = config.image_size // config.patch_size
+        self.patch_size = config.patch_size
+        self.encoder = build_encoder(config)
+        self.decoder_embed = nn.Linear(config.embed_dim, config.decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
+        self.decoder_pos_embed = nn.Parameter(sincos_positions(config.decoder_dim, grid), requires_grad=False)
+        self.decoder_blocks = nn.ModuleList(
+            Block(config.decoder_dim, config.decoder_heads, mlp_ratio=4, qkv_bias=True, mlp_layer=Mlp,
+                  norm_layer=self.encoder.norm.__class__) for _ in range(config.decoder_depth)
+        )  # fmt: skip
+        self.decoder_norm = self.encoder.norm.__class__(config.decoder_dim)
+        self.decoder_pred = nn.Linear(config.decoder_dim, config.patch_size**2 * config.channels)
+        self.apply(_init_linear)
+        patch_weight = self.encoder.patch_embed.proj.weight
+        nn.init.xavier_uniform_(patch_weight.data.view(len(patch_weight), -1))  # like a Linear, as in MAE
+        nn.init.normal_(self.encoder.cls_token, std=0.02)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def encode(self, images: Tensor, masks: Masks) -> Tensor:
+        """f: images (B, C, H, W), visible patches masks.ids_keep (B, S) -> latent (B, 1+S, D), normalised."""
+        return self.encode_patches(take(patchify(images, self.patch_size), masks.ids_keep), masks.ids_keep)
+
+    def encode_patches(self, patches: Tensor, ids: Tensor) -> Tensor:
+        """f on patches (B, S, P*P*C) at positions ids (B, S) -> latent (B, 1+S, D).
+
+        The convolution of timm's patch embedding is applied as a linear map, to these patches alone.
+        """
+        enc = self.encoder
+        proj = enc.patch_embed.proj
+        weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, C, P, P) -> (D, P*P*C)
+        x = F.linear(patches, weight, proj.bias)
+        x = x + enc.pos_embed[0, 1:][ids]
+        cls = (enc.cls_token + enc.pos_embed[:, :1]).expand(len(x), -1, -1)
+        x = torch.cat([cls.to(x.dtype), x], 1)
+        for block in enc.blocks:
+            x = block(x)
+        return enc.norm(x)
+
+    def decode(self, latent: Tensor, masks: Masks) -> Tensor:
+        """g: latent (B, 1+S, D) -> pred (B, L-S, P*P*C) for masks.ids_remove, or (B, L, P*P*C) if nothing is removed.
+
+        Attention does not see the order of tokens, so the sequence stays [class, visible, removed] with its
+        positions gathered, and only what is asked for passes the last norm and the prediction.
+        """
+        pos = self.decoder_pos_embed[0]
+        x = self.decoder_embed(latent)
+        visible = x[:, 1:] + pos[1:][masks.ids_keep]
+        removed = self.mask_token + pos[1:][masks.ids_remove]
+        x = torch.cat([x[:, :1] + pos[:1], visible, removed.to(x.dtype)], 1)
+        for block in self.decoder_blocks:
+            x = block(x)
+        wanted = x[:, 1 + visible.shape[1] :] if removed.shape[1] else x[:, 1:]
+        return self.decoder_pred(self.decoder_norm(wanted))
+
+    def forward(self, images: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
+        """images (B, C, H, W) -> (latent (B, 1+S, D), pred (B, L-S, P*P*C))."""
+        latent = self.encode(images, masks)
+        return latent, self.decode(latent, masks)
+
+    def targets(self, images: Tensor, masks: Masks) -> Tensor:
+        """What `decode` is to predict: x2 of Eq. 1, or all patches if nothing is removed."""
+        ids = masks.ids_remove if masks.ids_remove.shape[1] else masks.ids_keep
+        return take(patchify(images, self.patch_size), ids)
+
+
+def pool_tokens(latent: Tensor, pool: str) -> Tensor:
+    """latent (B, 1+S, D) -> one feature per image (B, D): the class token, or the mean of the patch tokens."""
+    return latent[:, 0] if pool == "token" else latent[:, 1:].mean(1)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def export_encoder(encoder: nn.Module, config: Config, folder: Path) -> None:
+    """Writes the encoder so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().float().contiguous() for k, v in encoder.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    size = [config.channels, config.image_size, config.image_size]
+    description = {
+        "architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": encoder_args(config),
+        "pretrained_cfg": {"input_size": size, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(description, indent=2))

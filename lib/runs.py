@@ -1,0 +1,227 @@
+"""Run folders: where a run lives, who is working on it, and files that are never seen half-written."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lib.errors import InputError, RunBusy
+from lib.models import MAE
+from lib.presets import PRESETS, REPO, Config
+
+
+def outputs() -> Path:
+    """The folder for everything that is written: $UMAE_OUTPUTS, or outputs/ of the repository."""
+    return Path(os.environ.get("UMAE_OUTPUTS") or REPO / "outputs").expanduser().resolve()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes so that `path` holds the old content or the new one, even if the machine stops in between."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise InputError(
+            f"cannot write {path} ({error.strerror}); earlier files are intact: free the disk or set UMAE_OUTPUTS to a "
+            "folder that can be written, then run again to resume"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Tensors as safetensors, with their SHA-256 in the header."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_atomic(path, save(tensors, metadata={"sha256": _digest(tensors)}))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises InputError if it is absent, truncated or altered."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+            expected = (file.metadata() or {}).get("sha256")
+    except FileNotFoundError:
+        raise InputError(f"no weights at {path}; train this run first") from None
+    except Exception as error:
+        raise InputError(f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again") from None
+    if expected and expected != _digest(tensors):
+        raise InputError(f"{path} was altered after it was written (SHA-256 differs); delete it and train again")
+    return tensors
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Training state: a SHA-256 line, then torch.save of tensors and plain types."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomic(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state that `save_state` wrote; nothing in the file can run (weights_only). InputError if it is damaged."""
+    head, _, payload = path.read_bytes().partition(b"\n")
+    if head.decode("ascii", "replace") != hashlib.sha256(payload).hexdigest():
+        raise InputError(f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from its start")
+    try:
+        return torch.load(io.BytesIO(payload), weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} is not a training state ({type(error).__name__}); delete it to start again") from None
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine, for every saved number."""
+    import timm
+
+    def git(*args: str) -> str:
+        try:
+            return subprocess.run(["git", "-C", str(REPO), *args], capture_output=True, text=True, timeout=10).stdout
+        except OSError:
+            return ""
+
+    commit = git("rev-parse", "--short=10", "HEAD").strip() or "unknown"
+    if git("status", "--porcelain", "--untracked-files=no", "lib", "notebooks").strip():
+        commit += "+changes"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "commit": commit,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "device": device,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def run_name(config: Config) -> str:
+    """<preset>-<what differs>-seed<k>-<hash8>, of letters that cannot leave the folder."""
+    base, own = PRESETS[config.preset].identity(), config.identity()
+    differs = [k for k in own if own[k] != base[k] and k not in ("seed", "warmup_epochs")]
+    slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", f"{k}{own[k]}").strip("_") for k in differs)[:60]
+    return "-".join(filter(None, [config.preset, slug.strip("-."), f"seed{config.seed}", config.hash8]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining run on disk, finished or not."""
+
+    config: Config
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The final measurements and provenance, or None while the run is not finished."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was written when the run started: config, provenance, data fingerprint."""
+        path = self.folder / "config.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One dict per measured epoch, in order; a line cut short by a crash is not counted."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().split("\n") if path.is_file() else [""]
+        return [json.loads(line) for line in lines[:-1]]
+
+    def snapshot_epochs(self) -> list[int]:
+        return sorted(int(p.stem.split("-")[1]) for p in (self.folder / "snapshots").glob("epoch-*.safetensors"))
+
+    def load_model(self, epoch: int | None = None) -> MAE:
+        """The trained MAE on the CPU in eval mode, or the one after `epoch` of `snapshot_epochs()`."""
+        name = "model.safetensors" if epoch is None else f"snapshots/epoch-{epoch:05d}.safetensors"
+        model = MAE(self.config)
+        load_into(model, load_weights(self.folder / name), self.folder / name)
+        return model.eval()
+
+    def check_data(self, fingerprint: str) -> None:
+        """Raises InputError if the run was trained on other pixels or labels than these."""
+        if (own := self.record.get("fingerprint", fingerprint)) != fingerprint:
+            raise InputError(
+                f"run {self.folder.name} was trained on other data ({own}, now {fingerprint}); restore the data, or "
+                "set UMAE_OUTPUTS to another folder"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the system frees it when the process ends, however it ends.
+
+        Raises RunBusy, naming host, pid and time, if another process holds it.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = open(self.folder / "lock", "a+")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RunBusy(
+                    f"run {self.folder.name} is being trained by {file.read().strip() or 'another process'}; wait for it, "
+                    "then run this again to reuse its result"
+                ) from None
+            file.truncate(0)
+            file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+            yield
+
+    def write_record(self, **more: Any) -> None:
+        write_json(self.folder / "config.json", {"config": asdict(self.config), **more, **provenance()})
+
+
+def load_into(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Loads tensors strictly; InputError naming the first difference if they belong to another architecture."""
+    own = model.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        a, b = own.get(name), tensors.get(name)
+        if a is None or b is None or a.shape != b.shape:
+            found, wanted = (("nothing" if t is None else str(tuple(t.shape))) for t in (b, a))
+            raise InputError(f"{path} is of another architecture: {name} is {found}, expected {wanted}")
+    model.load_state_dict(tensors)
+
+
+def open_run(config: Config) -> Run:
+    """The run that `config` names, whether it exists yet or not."""
+    return Run(config, outputs() / "runs" / run_name(config))

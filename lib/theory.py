@@ -1,0 +1,320 @@
+"""Section 4, computed: the augmentation graph of an enumerable population, its factorisation, and its bounds.
+
+A population is a set of images whose patches are replaced by k-means tokens. Every view under every mask of a size
+is then enumerated, and nothing below is sampled. Symbols: N distinct images xbar of probability P_d, n patches, s of
+them visible, C = C(n, s) masks, X1 and X2 the views x1 (s patches) and x2 (n - s patches), Y classes y.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.sparse import block_array, csr_array, diags_array, hstack
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import svds
+from sklearn.cluster import KMeans
+
+from lib.errors import InputError
+
+FORMS = ("product", "joint", "same")
+LIMIT_BYTES = 10**9
+_DENSE_CELLS = 10**6
+Array = np.ndarray
+
+
+def _check_memory(size: float, what: str, advice: str) -> None:
+    if size > LIMIT_BYTES:
+        raise InputError(f"{what} would take {size / 1e9:.3g} GB, the limit is {LIMIT_BYTES / 1e9:.3g} GB; {advice}")
+
+
+@dataclass(frozen=True)
+class Population:
+    """tokens (N, n), mass (N,) = P_d, labels (N, Y) = p(y | xbar), rows: where each given image went, codebook (K, ab)."""
+
+    tokens: Array
+    mass: Array
+    labels: Array
+    rows: Array
+    codebook: Array
+    patch: tuple[int, int]
+    size: tuple[int, int]
+
+    def picture(self, image: int, visible: Sequence[int]) -> Array:
+        """One view as pixels (H, W), NaN where a patch is not in the view."""
+        (a, b), (h, w) = self.patch, self.size
+        patches = self.codebook[self.tokens[image]]
+        patches[np.setdiff1d(np.arange(len(patches)), visible)] = np.nan
+        return patches.reshape(h // a, w // b, a, b).swapaxes(1, 2).reshape(h, w)
+
+
+def quantise(images: Array, y: Array, patch: tuple[int, int], vocabulary: int, seed: int = 0) -> Population:
+    """images (B, H, W), classes y (B,) -> Population: an a x b patch becomes the nearest of `vocabulary` k-means means.
+
+    Equal token images are merged and keep the mixture of their labels, so N <= B. The paper's pixels are continuous,
+    where no two views ever coincide; tokens are what makes its finite graph finite.
+    Raises InputError if the patch does not cut the image into 2 or more equal patches, or for under 2 tokens.
+    """
+    (a, b), (count, h, w) = patch, images.shape
+    if a < 1 or b < 1 or h % a or w % b or a * b == h * w:
+        raise InputError(f"patch {a}x{b} does not cut a {h}x{w} image into 2 or more equal patches; choose divisors")
+    if vocabulary < 2:
+        raise InputError(f"vocabulary must be at least 2 tokens, got {vocabulary}; the notebook uses 8")
+    patches = images.reshape(count, h // a, a, w // b, b).swapaxes(2, 3).reshape(-1, a * b).astype(np.float64)
+    clusters = KMeans(vocabulary, n_init=4, random_state=seed).fit(patches)
+    words = np.asarray(clusters.labels_).astype(np.int32).reshape(count, -1)
+    tokens, rows, copies = np.unique(words, axis=0, return_inverse=True, return_counts=True)
+    classes, column = np.unique(y, return_inverse=True)
+    labels = np.zeros((len(tokens), len(classes)))
+    np.add.at(labels, (rows.ravel(), column), 1)
+    labels /= copies[:, None]
+    return Population(tokens, copies / count, labels, rows.ravel(), clusters.cluster_centers_, patch, (h, w))
+
+
+def masks_of_size(patches: int, size: int) -> Array:
+    """All C(n, s) sets of positions (C, s), in the graph's order; backwards, it is the order of the complements."""
+    return np.array(list(combinations(range(patches), size)))
+
+
+def _view_ids(tokens: Array, size: int, positions: bool) -> Array:
+    """tokens (N, n) -> (N, C): which view image i shows under mask j; equal views have equal numbers, 0, 1, 2, ..."""
+    masks = masks_of_size(tokens.shape[1], size)
+    content = tokens[:, masks] if positions else np.sort(tokens[:, masks], axis=-1)
+    ids = np.broadcast_to(np.arange(len(masks)) * positions, content.shape[:2])
+    for place in range(size):
+        ids = np.unique(ids * (tokens.max() + 1) + content[..., place], return_inverse=True)[1].reshape(ids.shape)
+    return ids
+
+
+def _view_matrix(ids: Array) -> csr_array:
+    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
+    return csr_array((np.full(ids.size, 1 / ids.shape[1]), (rows, ids.ravel())), shape=(len(ids), ids.max() + 1))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The weights W (|X1|, |X2|) of the directed graph, kept as sparse factors. Made by `build_graph`.
+
+    ids1, ids2 (N, C): the views x1, x2 of each image under each mask. shared: X1 and X2 are one set of views.
+    m1 = M1(x1 | xbar) (N, |X1|) and m2 (N, |X2|), rows sum to 1; w1 = w_x. and w2 = w_.x', the view probabilities.
+    """
+
+    form: str
+    mass: Array
+    ids1: Array
+    ids2: Array
+    shared: bool
+    m1: csr_array
+    m2: csr_array
+    w1: Array
+    w2: Array
+
+    def weights(self) -> csr_array:
+        """W (|X1|, |X2|): Eq. 10, or the joint form of Eq. 1. Raises InputError if the matrix is too large."""
+        if self.form == "joint":
+            pairs = np.repeat(self.mass / self.ids1.shape[1], self.ids1.shape[1])
+            return csr_array((pairs, (self.ids1.ravel(), self.ids2.ravel())), shape=(len(self.w1), len(self.w2)))
+        edges = min(len(self.w1) * len(self.w2), int(np.diff(self.m1.indptr) @ np.diff(self.m2.indptr)))
+        _check_memory(36.0 * edges, "the explicit weight matrix", "use fewer patches, or svd(), which does not need it")
+        return csr_array(self.m1.T @ diags_array(self.mass) @ self.m2)
+
+    def adjacency(self) -> csr_array:
+        """A over all views: W itself where X1 and X2 are one set of views, otherwise [[0, W], [0, 0]]."""
+        w = self.weights()
+        return w if self.shared else csr_array(block_array([[None, w], [csr_array(w.shape[::-1]), None]]))
+
+    @cached_property
+    def normalised(self) -> csr_array:
+        """Abar = D_row^-1/2 A D_col^-1/2 on the views where it is defined: rows X1, columns X2."""
+        return csr_array(diags_array(self.w1**-0.5) @ self.weights() @ diags_array(self.w2**-0.5))
+
+    def components(self) -> int:
+        """Connected components, direction ignored; by way of the images in the product forms."""
+        links = self.weights() if self.form == "joint" else hstack([self.m1, self.m2])
+        return int(connected_components(block_array([[None, links], [links.T, None]]), directed=False)[0])
+
+    def _factor(self, m: csr_array, w: Array) -> tuple[csr_array, Array, Array]:
+        """R = P_d^1/2 M D^-1/2 (N, |X|), and the roots of the eigenvalues and the eigenvectors of K = R R^T (N, N)."""
+        r = csr_array(diags_array(self.mass**0.5) @ m @ diags_array(w**-0.5))
+        values, vectors = np.linalg.eigh((r @ r.T).toarray())
+        keep = values > 1e-12
+        return r, values[keep] ** 0.5, vectors[:, keep]
+
+    @cached_property
+    def _factors(self) -> tuple[tuple[csr_array, Array, Array], tuple[csr_array, Array, Array]]:
+        """Abar = R_1^T R_2 in the product forms."""
+        first = self._factor(self.m1, self.w1)
+        return first, first if self.form == "same" else self._factor(self.m2, self.w2)
+
+    @cached_property
+    def _core(self) -> tuple[Array, Array, Array]:
+        """SVD of K_1^1/2 K_2^1/2 in the eigenvectors of K_1 and K_2: its values are all those of Abar."""
+        (_, root1, v1), (_, root2, v2) = self._factors
+        return np.linalg.svd(root1[:, None] * (v1.T @ v2) * root2, full_matrices=False)
+
+    def times(self, x: Array, transpose: bool = False) -> Array:
+        """Abar x, or Abar^T x, without forming Abar in the product forms."""
+        if self.form == "joint":
+            return (self.normalised.T if transpose else self.normalised) @ x
+        first, second = self._factors[0][0], self._factors[1][0]
+        return second.T @ (first @ x) if transpose else first.T @ (second @ x)
+
+    def svd(self, k: int) -> tuple[Array, Array, Array]:
+        """The top singular triplets of Abar: U (|X1|, k'), sigma (k',) falling, V (|X2|, k'), with k' = min(k, rank).
+
+        Product forms: exact, from the N x N Gram matrices. Joint form: a sparse solver (ARPACK), or for a small graph
+        a dense one. Raises InputError for k < 1 or if U and V would be too large.
+        """
+        rows, cols = len(self.w1), len(self.w2)
+        if k < 1:
+            raise InputError(f"the number of singular values must be at least 1, got {k}")
+        _check_memory(24.0 * (rows + cols) * min(k, rows, cols), f"{k} singular vectors", "ask for fewer")
+        if self.form != "joint":
+            ((r1, root1, v1), (r2, root2, v2)), (p, sigma, qt) = self._factors, self._core
+            return r1.T @ ((v1 / root1) @ p[:, :k]), sigma[:k], r2.T @ ((v2 / root2) @ qt[:k].T)
+        if rows * cols <= _DENSE_CELLS or k >= min(rows, cols):
+            u, sigma, vt = np.linalg.svd(self.normalised.toarray(), full_matrices=False)
+            return u[:, :k], sigma[:k], vt[:k].T
+        u, sigma, vt = svds(self.normalised, k, v0=np.random.default_rng(0).normal(size=min(rows, cols)))
+        return u[:, ::-1], sigma[::-1], vt[::-1].T
+
+    def image_features(self, k: int) -> Array:
+        """(N, k): per image, the mean over its views x1 of the spectral features f = D_row^-1/2 U_k S_k^1/2."""
+        u, sigma, _ = self.svd(k)
+        return self.m1 @ (u * sigma**0.5 / self.w1[:, None] ** 0.5)
+
+
+def build_graph(population: Population, visible: int, form: str = "product", positions: bool = True) -> Graph:
+    """The graph of all masks with `visible` = s of n patches kept.
+
+    - "product": w_xx' = E_xbar M1(x | xbar) M2(x' | xbar), Eq. 10 as printed: the two masks are independent.
+    - "joint":   w_xx' = E_xbar M(x, x' | xbar): x' is the complement of x, Eq. 1 and what MAE trains on.
+    - "same":    w_xx' = E_xbar M1(x | xbar) M1(x' | xbar): two independent visible views, contrastive learning.
+    positions=False drops the position information: a view is then a bag of patches.
+    Raises InputError, before anything is allocated, for a graph above 1 GB, a wrong s or an unknown form.
+    """
+    images, patches = population.tokens.shape
+    if form not in FORMS:
+        raise InputError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if not 1 <= visible < patches:
+        raise InputError(f"visible must be between 1 and {patches - 1} of {patches} patches, got {visible}")
+    masks = comb(patches, visible)
+    size = images * masks * (110.0 + 4 * max(visible, patches - visible)) + 64.0 * images**2
+    what = f"the graph of {images} images x {masks:.6g} masks ({visible} of {patches} patches)"
+    _check_memory(size, what, "use larger patches, a mask ratio further from 0.5, or fewer images")
+    ids1 = _view_ids(population.tokens, visible, positions)
+    ids2 = ids1 if form == "same" else _view_ids(population.tokens, patches - visible, positions)[:, ::-1]
+    m1, m2, mass = _view_matrix(ids1), _view_matrix(ids2), population.mass
+    return Graph(form, mass, ids1, ids2, form == "same" or 2 * visible == patches, m1, m2, mass @ m1, mass @ m2)
+
+
+def mf_terms(graph: Graph, f: Array, h: Array) -> tuple[float, float, float]:
+    """L_mf of Theorem 4.1 in three parts, for F = D_row^1/2 f and G = D_col^1/2 h; f (|X1|, k), h (|X2|, k).
+
+    ||Abar - F G^T||_F^2 = ||Abar||_F^2 - 2 E_W[f(x1).h(x2)] + E[(f(x1).h(x2^-))^2]: a constant, an alignment part
+    and a uniformity part, tr(C_f C_h), over independent views x1, x2^-.
+    """
+    big_f, big_g = graph.w1[:, None] ** 0.5 * f, graph.w2[:, None] ** 0.5 * h
+    values = graph.normalised.data if graph.form == "joint" else graph._core[1]
+    uniformity = ((big_f.T @ big_f) * (big_g.T @ big_g)).sum()
+    return float((values**2).sum()), float(-2 * (big_f * graph.times(big_g)).sum()), float(uniformity)
+
+
+def factorise(abar: Array, k: int, seed: int = 0, steps: int = 500) -> tuple[Array, Array, list[float]]:
+    """Minimise ||Abar - F G^T||_F^2 by L-BFGS from a random start; abar (|X1|, |X2|) dense.
+
+    Returns F (|X1|, k), G (|X2|, k) and the loss at the start and after every step.
+    """
+    rows, cols = abar.shape
+
+    def loss(x: Array) -> tuple[float, Array]:
+        f, g = x[: rows * k].reshape(rows, k), x[rows * k :].reshape(cols, k)
+        rest = f @ g.T - abar
+        return float((rest**2).sum()), 2 * np.concatenate([(rest @ g).ravel(), (rest.T @ f).ravel()])
+
+    start = np.random.default_rng(seed).normal(size=(rows + cols) * k) / (rows * cols) ** 0.25
+    history = [loss(start)[0]]
+    options = {"maxiter": steps, "ftol": 1e-15, "gtol": 1e-10}
+    x = minimize(loss, start, jac=True, options=options, callback=lambda x: history.append(loss(x)[0])).x
+    return x[: rows * k].reshape(rows, k), x[rows * k :].reshape(cols, k), history
+
+
+def theorem_41(
+    graph: Graph, f: Array, h: Array, decoder: Array, x2: Array, lam: float
+) -> dict[str, tuple[float, float]]:
+    """Corrected Theorem 4.1 (theory.md, b) for a linear decoder g(z) = W z, so L = ||W||_2^2, and f_g = h.
+
+    f (|X1|, k), h (|X2|, k), decoder W (p, k), patches x2 (|X2|, p). The factor of L_mf is 2L; the paper prints 2.
+    Returns the two sides, left <= right, of each form that applies: features of norm 1 and 0 <= lam <= 2L, with Eq. 8
+    and with its squared form E(f.h^-)^2; any norms and lam >= 2L, with Eq. 8.
+    """
+    w, w1, w2, smooth = graph.weights(), graph.w1, graph.w2, float(np.linalg.norm(decoder, 2) ** 2)
+    out, norm_f, norm_h = f @ decoder.T, (f**2).sum(1), (h**2).sum(1)
+    eps = w2 @ ((h @ decoder.T - x2) ** 2).sum(1)
+    rec = w1 @ (out**2).sum(1) + w2 @ (x2**2).sum(1) - 2 * (out * (w @ x2)).sum()
+    pushed = rec - lam * (w1 @ norm_f + w2 @ norm_h - 2 * (w1 @ f) @ (w2 @ h))
+    _, alignment, uniformity = mf_terms(graph, f, h)
+    common = 2 * smooth * (alignment + uniformity) + 2 * eps
+    if lam >= 2 * smooth:
+        return {"Eq. 8, any norm, lam >= 2L": (pushed, common + 2 * smooth)}
+    if not (np.allclose(norm_f, 1) and np.allclose(norm_h, 1)):
+        return {}
+    squared = (rec + lam * uniformity, common + 4 * smooth)
+    return {"Eq. 8, norm 1": (pushed, common + 4 * smooth - lam), "squared form, norm 1": squared}
+
+
+def posterior(views: csr_array, mass: Array, labels: Array) -> Array:
+    """p(y | x) of every view: views M (N, |X|), mass (N,), labels (N, Y) -> (|X|, Y)."""
+    return (views.T @ (mass[:, None] * labels)) / (mass @ views)[:, None]
+
+
+def bayes_errors(graph: Graph, labels: Array) -> tuple[float, float]:
+    """alpha_1, alpha_2 (Assumption 4.2): the least error of any classifier that sees x1, and of any that sees x2."""
+    best = [posterior(m, graph.mass, labels).max(1) for m in (graph.m1, graph.m2)]
+    return float(1 - graph.w1 @ best[0]), float(1 - graph.w2 @ best[1])
+
+
+def bounds(graph: Graph, labels: Array, ks: Sequence[int]) -> list[dict[str, float]]:
+    """Theorem 4.4, corrected (theory.md, d), beside the errors it bounds, for each k; labels (N, Y) = p(y | xbar).
+
+    The head is the w-weighted least-squares fit of the top-k left singular features to the one-hot Bayes label of a
+    view (`error` over views, `vote_error` of the majority over an image's views, `disagreement` with the Bayes label)
+    or to p(y | x) (`brier_error`). With gap = 1 - sigma_{k+1}^2, phi = Pr[two views joined through an x2 have other
+    Bayes labels] and residual = ||(I - U_k U_k^T) V||^2: residual <= phi / gap, disagreement <= 2 residual,
+    error <= b1 = 2 phi / gap + alpha_1 <= b3 = 4 (alpha_1 + alpha_2) / gap + alpha_1, brier_error <= b2. For the
+    "same" graph the joint is direct: gap = 1 - sigma_{k+1}, and b3 needs alpha_1 only. `printed` is the paper's
+    sqrt(2 alpha_1) / lambda_{k+1}, lambda = 1 - sigma, without its L and epsilon.
+    """
+    eta, root = posterior(graph.m1, graph.mass, labels), graph.w1[:, None] ** 0.5
+    (alpha1, alpha2), same = bayes_errors(graph, labels), graph.form == "same"
+    classes = np.eye(labels.shape[1])
+    bayes, soft = root * classes[eta.argmax(1)], root * eta
+    u, sigmas, _ = graph.svd(max(ks) + 1)
+
+    def energy(v: Array) -> float:
+        joined = (v * graph.times(v)).sum() if same else (graph.times(v, transpose=True) ** 2).sum()
+        return float((v**2).sum() - joined)
+
+    def error(p: Array, weight: Array, guess: Array) -> float:
+        return float(1 - weight @ np.take_along_axis(p, guess[:, None], 1)[:, 0])
+
+    phi, phi_soft, unsure = energy(bayes), energy(soft), float(1 - (soft**2).sum())
+    rows = []
+    for k in ks:
+        sigma = float(sigmas[k]) if k < len(sigmas) else 0.0
+        gap = 1 - sigma if same else 1 - sigma**2
+        inverse, inverse_lambda = (1 / x if x > 1e-9 else np.inf for x in (gap, 1 - sigma))
+        fit, fit_soft = (u[:, :k] @ (u[:, :k].T @ v) for v in (bayes, soft))
+        guess = fit.argmax(1)
+        row = {"k": k, "sigma": sigma, "gap": gap, "alpha1": alpha1, "alpha2": alpha2, "phi": phi}
+        row |= {"residual": float(((bayes - fit) ** 2).sum())}
+        row |= {"disagreement": float(graph.w1 @ (guess != eta.argmax(1))), "error": error(eta, graph.w1, guess)}
+        row |= {"vote_error": error(labels, graph.mass, (graph.m1 @ classes[guess]).argmax(1))}
+        row |= {"brier_error": error(eta, graph.w1, fit_soft.argmax(1))}
+        row |= {"b1": 2 * phi * inverse + alpha1, "b2": 2 * (unsure + phi_soft * inverse)}
+        row |= {"b3": 4 * (alpha1 if same else alpha1 + alpha2) * inverse + alpha1}
+        rows.append(row | {"printed": (2 * alpha1) ** 0.5 * inverse_lambda})
+    return rows

@@ -1,0 +1,378 @@
+"""The one pretraining loop. `python -m lib.train --preset NAME --lam 0.001 ...` and the notebooks both call `train`.
+
+All randomness is a function of (seed, epoch) or (seed, step), drawn on the CPU for the global batch: a resumed run
+needs no random state, and any number of processes sees the same images, crops and masks.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lib.augment import NOISE, augment
+from lib.data import Dataset, load, validation_mask
+from lib.errors import InputError, Interrupted, NonFiniteLoss
+from lib.losses import reconstruction_loss, uniformity_loss
+from lib.masking import Masks, masks_from_noise, num_visible
+from lib.metrics import effective_rank
+from lib.models import MAE, export_encoder, pool_tokens
+from lib.presets import Config
+from lib.runs import Run, load_into, load_state, open_run, save_state, save_weights, write_atomic, write_json
+
+POOLS = ("token", "avg")
+TERMS = ("loss", "reconstruction", "uniformity")
+VALIDATION_IMAGES = 2000  # at most, for the measurements along training
+
+
+def stream(seed: int, *what: Any) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments."""
+    digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
+    """Linear warm-up, then a half cosine to zero, per step (He et al. 2021)."""
+    warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
+    if step < warmup:
+        return config.peak_lr * min(1.0, (step + 1) / warmup)
+    return config.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto": the GPU if there is one, else the CPU. InputError for a device that is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError, ImportError):
+        raise InputError(f"device {name!r} is not available here; use auto, cpu, or a cuda device that exists") from None
+
+
+class Objective(nn.Module):
+    """The U-MAE loss of one batch, and an online linear layer on the detached class token and mean token."""
+
+    def __init__(self, config: Config, classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.mae = MAE(config)
+        self.heads = nn.ModuleDict({pool: nn.Linear(config.embed_dim, classes) for pool in POOLS})
+
+    def forward(self, images: Tensor, masks: Masks, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """images (B, C, H, W), labels (B,) with -1 for held out -> (total to differentiate, detached TERMS (3,))."""
+        c = self.config
+        latent, pred = self.mae(images, masks)
+        reconstruction = reconstruction_loss(pred, self.mae.targets(images, masks), c.norm_pix_loss)
+        features = pool_tokens(latent, c.pool)
+        uniformity = uniformity_loss(features if c.lam else features.detach(), c.uniformity)
+        loss = reconstruction + c.lam * uniformity if c.lam else reconstruction
+        online = sum(
+            F.cross_entropy(head(pool_tokens(latent, pool).detach()).float(), labels, ignore_index=-1, reduction="sum")
+            for pool, head in self.heads.items()
+        ) / len(labels)
+        return loss + online, torch.stack([loss, reconstruction, uniformity]).detach()
+
+
+class Trainer:
+    """One run in one process: model, optimiser, position; made, advanced and saved by `train`."""
+
+    def __init__(self, config: Config, data: Dataset, run: Run) -> None:
+        self.config, self.data, self.run = config, data, run
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.device = pick_device(config.device)
+        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.micro = config.batch_size // config.accum_steps // self.world
+        self.steps_per_epoch = len(data.train) // config.batch_size
+        self.visible = num_visible(config.num_patches, config.mask_ratio)
+        self.step = 0
+        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=self.device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.objective = Objective(config, len(data.class_names)).to(self.device, self.dtype)
+        self.model: nn.Module = self.objective
+        if self.world > 1:
+            self.model = nn.parallel.DistributedDataParallel(self.objective)
+        if config.compile:
+            self.model = torch.compile(self.model)  # type: ignore[assignment]
+        self.optimizer = self._optimizer()
+        held = validation_mask(data.train.labels)
+        self.val_ids = held.nonzero().squeeze(1)
+        self.val_ids = self.val_ids[torch.randperm(len(self.val_ids), generator=stream(0, "validation"))]
+        self.val_ids = self.val_ids[:VALIDATION_IMAGES]
+        self.labels = data.train.labels.masked_fill(held, -1).to(self.device)
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """Weight decay on matrices only; the online heads have their own constant rate."""
+        named = [(n, p) for n, p in self.objective.mae.named_parameters() if p.requires_grad]
+        decayed = [p for n, p in named if p.ndim > 1 and not n.endswith(("_token", "pos_embed"))]
+        chosen = {id(p) for p in decayed}
+        plain = [p for _, p in named if id(p) not in chosen]
+        groups = [
+            {"params": decayed, "weight_decay": self.config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+            {"params": self.objective.heads.parameters(), "weight_decay": 0.0, "lr": 1e-3},
+        ]
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+
+    def micro_batches(self, epoch: int) -> Iterator[tuple[Tensor, Masks, Tensor]]:
+        """This process's (images, masks, labels) from the current place in the epoch to its end."""
+        c, first = self.config, self.step - epoch * self.steps_per_epoch
+        order = torch.randperm(len(self.data.train), generator=stream(c.seed, "order", epoch))
+        order = order[: self.steps_per_epoch * c.batch_size].view(-1, c.accum_steps, self.world, self.micro)
+        mine = order[first:, :, self.rank].reshape(-1, self.micro)
+        kind = "flip" if self.data.train.images is None and c.augment == "resized_crop" else c.augment
+        for i, images in enumerate(self.data.batches(self.data.train, list(mine), epoch)):
+            step, part = divmod(i, c.accum_steps)
+            noise = torch.rand(
+                c.accum_steps, self.world, self.micro, c.num_patches + NOISE,
+                generator=stream(c.seed, "noise", epoch * self.steps_per_epoch + first + step),
+            )[part, self.rank].to(self.device, non_blocking=True)  # fmt: skip
+            images = augment(images.to(self.device, non_blocking=True), kind, noise[:, :NOISE])
+            labels = self.labels[mine[i].to(self.device, non_blocking=True)]
+            yield self.data.normalize(images, self.dtype), masks_from_noise(noise[:, NOISE:], self.visible), labels
+
+    def train_epoch(self, epoch: int, bar: tqdm, should_stop: list[int]) -> None:
+        """Steps to the end of the epoch; returns early at a step's end if a signal asked for it."""
+        c = self.config
+        self.model.train()
+        for i, (images, masks, labels) in enumerate(self.micro_batches(epoch)):
+            last = (i + 1) % c.accum_steps == 0
+            sync = nullcontext() if last or self.world == 1 else self.model.no_sync()  # type: ignore[operator]
+            with sync:
+                with self._autocast():
+                    total, terms = self.model(images, masks, labels)
+                (total / c.accum_steps).backward()
+            self.sums += terms.double() / c.accum_steps
+            finite = terms[0].isfinite()
+            self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, self.step)
+            if not last:
+                continue
+            if self.device.type == "cpu":
+                self.check_finite()
+            rate = learning_rate(c, self.step, self.steps_per_epoch)
+            for group in self.optimizer.param_groups[:2]:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            bar.update(c.batch_size)
+            if self.agree(bool(should_stop)):
+                return
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process wants to stop."""
+        if self.world == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.device)
+        dist.all_reduce(flag)
+        return flag.item() > 0
+
+    def check_finite(self) -> None:
+        if (bad := int(self.bad_step)) >= 0:
+            raise NonFiniteLoss(
+                f"the loss is not finite at step {bad} (epoch {bad // self.steps_per_epoch}); the last checkpoint is "
+                "kept: lower base_lr or lam, or use precision fp32"
+            )
+
+    @torch.no_grad()
+    def measure(self, split: str) -> dict[str, float]:
+        """Reconstruction, uniformity, effective rank and the online layer's accuracy (percent) on one split.
+
+        "validation" is held out of the labelled training images, "test" is the test split; the class token is seen
+        on masked and on full images, with the same masks every time.
+        """
+        c, objective = self.config, self.objective.eval()
+        source = self.data.train if split == "validation" else self.data.test
+        ids = self.val_ids if split == "validation" else torch.arange(len(source))
+        noise = torch.rand(len(ids), c.num_patches, generator=stream(0, "measure"))
+        feats: dict[str, list[Tensor]] = {f"{pool}_{view}": [] for pool in POOLS for view in ("masked", "full")}
+        reconstruction, chunks = 0.0, list(torch.arange(len(ids)).split(500))
+        for chunk, images in zip(chunks, self.data.batches(source, [ids[k] for k in chunks]), strict=True):
+            x = self.data.normalize(images.to(self.device), self.dtype)
+            masks = masks_from_noise(noise[chunk].to(self.device), self.visible)
+            with self._autocast():
+                latent, pred = objective.mae(x, masks)
+                full = objective.mae.encode(x, masks_from_noise(noise[chunk].to(self.device), c.num_patches))
+            target = objective.mae.targets(x, masks)
+            reconstruction += reconstruction_loss(pred, target, c.norm_pix_loss).item() * len(chunk) / len(ids)
+            for pool in POOLS:
+                feats[f"{pool}_masked"].append(pool_tokens(latent, pool).to(self.dtype))
+                feats[f"{pool}_full"].append(pool_tokens(full, pool).to(self.dtype))
+        whole = {name: torch.cat(parts) for name, parts in feats.items()}
+        labels = source.labels[ids].to(self.device)
+        out = {"reconstruction": reconstruction}
+        for name, f in whole.items():
+            head = objective.heads[name.split("_")[0]]
+            out[f"online_{name}"] = 100 * (head(f).argmax(1) == labels).double().mean().item()
+        for pool in POOLS:
+            out[f"rank_{pool}"] = effective_rank(whole[f"{pool}_masked"])
+            out[f"spectral_{pool}"] = uniformity_loss(whole[f"{pool}_masked"].double()).item()
+        return {f"{split}_{k}": v for k, v in out.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "config": self.config.hash8, "fingerprint": self.data.fingerprint, "step": self.step,
+            "sums": self.sums.cpu(), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+
+    def save(self) -> None:
+        self.check_finite()
+        if self.rank == 0:
+            save_state(self.run.folder / "state.pt", self.state())
+
+    def resume(self) -> bool:
+        """Goes on from the saved state, if there is one; metrics that came after it are dropped."""
+        path = self.run.folder / "state.pt"
+        if not path.is_file():
+            return False
+        state = load_state(path)
+        if state.get("config") != self.config.hash8:
+            raise InputError(f"{path} belongs to another run; delete it to start this one again")
+        load_into(self.objective, state["objective"], path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.sums = state["sums"].to(self.device)
+        return True
+
+    def log(self, line: dict[str, Any], seconds: float) -> None:
+        """Adds a line to metrics.jsonl; what depends on the machine's speed goes to timing.jsonl."""
+        if self.rank:
+            return
+        kept = [m for m in self.run.metrics() if m["epoch"] < line["epoch"]]
+        text = "".join(json.dumps(m) + "\n" for m in [*kept, line])
+        write_atomic(self.run.folder / "metrics.jsonl", text.encode())
+        timing = {"epoch": line["epoch"], "seconds": seconds}
+        with open(self.run.folder / "timing.jsonl", "a") as file:
+            file.write(json.dumps(timing) + "\n")
+
+    def snapshot(self, epoch: int) -> None:
+        if self.rank == 0:
+            save_weights(self.run.folder / f"snapshots/epoch-{epoch:05d}.safetensors", self.objective.mae.state_dict())
+
+    def fit(self, should_stop: list[int]) -> None:
+        """From the current step to the last, with a checkpoint every `checkpoint_every` epochs."""
+        c = self.config
+        wanted = {round(c.epochs * k / c.snapshots) for k in range(c.snapshots + 1)} if c.snapshots else set()
+        if self.step == 0 and wanted:
+            self.snapshot(0)
+        images = c.epochs * self.steps_per_epoch * c.batch_size
+        with progress(images, self.step * c.batch_size, self.rank == 0) as bar:
+            for epoch in range(self.step // self.steps_per_epoch, c.epochs):
+                start = time.perf_counter()
+                self.train_epoch(epoch, bar, should_stop)
+                done = epoch + 1
+                if self.step < done * self.steps_per_epoch or (should_stop and done < c.epochs):
+                    self.save()
+                    raise Interrupted(f"stopped at step {self.step}, saved; the same command resumes {self.run.folder.name}")
+                self.check_finite()
+                terms = (self.sums / self.steps_per_epoch).tolist()
+                seconds = time.perf_counter() - start
+                self.sums.zero_()
+                if done % c.eval_every == 0 or done == c.epochs:
+                    line = {"epoch": done, "step": self.step, **dict(zip(TERMS, terms, strict=True))}
+                    line |= self.measure("validation")
+                    self.log(line, seconds)
+                    if self.rank == 0 and (done % max(1, c.epochs // 10) == 0):
+                        bar.write(describe(line, c.epochs, self.steps_per_epoch * c.batch_size / seconds), file=sys.stdout)
+                if done in wanted:
+                    self.snapshot(done)
+                if done % c.checkpoint_every == 0 or done == c.epochs:
+                    self.save()
+
+    def finish(self) -> None:
+        """Final weights, the encoder for timm, and last of all the result that marks the run as finished."""
+        result = {"epochs": self.config.epochs, "steps": self.step, **self.measure("validation"), **self.measure("test")}
+        if self.rank == 0:
+            folder = self.run.folder
+            save_weights(folder / "model.safetensors", self.objective.mae.state_dict())
+            export_encoder(self.objective.mae.encoder, self.config, folder / "encoder")
+            write_json(folder / "result.json", {**result, **{k: self.run.record[k] for k in ("commit", "time", "device")}})
+            (folder / "state.pt").unlink(missing_ok=True)
+
+
+def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
+    """One printed line an epoch."""
+    return (
+        f"epoch {line['epoch']:>4}/{epochs}  loss {line['loss']:.4f} = reconstruction {line['reconstruction']:.4f} "
+        f"+ lam * uniformity {line['uniformity']:.3f}  validation: online {line['validation_online_token_full']:.1f}% "
+        f"rank {line['validation_rank_token']:.1f}  {speed:,.0f} images/s"
+    )
+
+
+def progress(total: int, done: int, show: bool) -> tqdm:
+    """A text bar with images/s and ETA; rare updates where a log or a notebook keeps every one."""
+    live = sys.stdout.isatty()
+    return tqdm(total=total, initial=done, unit=" images", disable=not show, file=sys.stdout, ascii=True,
+                unit_scale=True, mininterval=0.5 if live else 20, maxinterval=1 if live else 60, smoothing=0.1)  # fmt: skip
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list, so that a step is never cut in two; a second one acts as usual."""
+    caught: list[int] = []
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(number: int, _: Any) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, handler)
+    except ValueError:  # not in the main thread: signals are not ours to catch
+        before = {}
+    try:
+        yield caught
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def train(config: Config, data: Dataset | None = None) -> Run:
+    """Trains the run that `config` names and returns it: a finished run is reused, an interrupted one resumed.
+
+    Writes under `runs.outputs()`: config.json, metrics.jsonl (a line a measured epoch), snapshots, state.pt while it
+    runs, model.safetensors, encoder/ for timm, result.json last. Raises InputError for what cannot be run,
+    NonFiniteLoss, RunBusy, and Interrupted after a signal, once the state is saved.
+    """
+    run = open_run(config)
+    if run.result:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print(f"reusing {run.folder.name}: finished {run.result['time']} at commit {run.result['commit']}")
+        return run
+    data = data or load(config)
+    if config.batch_size > len(data.train):
+        raise InputError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images; lower it")
+    leader = not dist.is_initialized() or dist.get_rank() == 0
+    with run.lock() if leader else nullcontext():
+        run.check_data(data.fingerprint)
+        trainer = Trainer(config, data, run)
+        resumed = trainer.resume()
+        if leader:
+            run.write_record(fingerprint=data.fingerprint)
+            print(f"{f'resuming at step {trainer.step}' if resumed else 'training'} {run.folder.name} on {trainer.device}")
+        with signals() as should_stop:
+            trainer.fit(should_stop)
+        trainer.finish()
+        if dist.is_initialized():
+            dist.barrier()
+    return run
