@@ -88,7 +88,7 @@ class Config:
         """The fields that decide the result; with lam = 0 the form and place of the absent term do not count."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.metadata.get("where")}
         if self.lam == 0:
-            fields |= {"uniformity": CHOICES["uniformity"][0], "pool": CHOICES["pool"][0]}
+            fields |= {"lam": 0.0, "uniformity": CHOICES["uniformity"][0], "pool": CHOICES["pool"][0]}
         return fields
 
     @property
@@ -147,13 +147,16 @@ def check_type(name: str, value: Any, kinds: str) -> Any:
     if kind not in allowed:
         hint = "; with papermill write True or False" if "bool" in allowed else ""
         raise InputError(f"{name} must be {' or '.join(sorted(allowed))}, got the {kind} {value!r}{hint}")
+    if "[str" in kinds and (odd := [v for v in value or () if not isinstance(v, str)]):
+        raise InputError(f"{name} must hold str only, got the {type(odd[0]).__name__} {odd[0]!r}")
     return value
 
 
 def resolve(preset: str = "digits-vit-nano", /, **overrides: Any) -> Config:
     """The preset's Config with single fields overridden (None keeps the preset's value), checked.
 
-    With other `epochs`, the warm-up keeps its share of them. Raises InputError, one line, for an unknown preset or field, a wrong type or an impossible value.
+    With other `epochs`, the warm-up keeps its share of them. Raises InputError, one line, for an unknown preset or
+    field, a wrong type or an impossible value.
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}: {did_you_mean(str(preset), list(PRESETS))}")
@@ -191,6 +194,10 @@ def validate(c: Config) -> None:
                  "workers"):  # fmt: skip
         if not (math.isfinite(getattr(c, name)) and getattr(c, name) >= 0):
             raise InputError(f"{name} must be finite and at least 0, got {getattr(c, name)}")
+    if c.seed >= 2**63:
+        raise InputError(f"seed must be below 2**63, got {c.seed}")
+    if len(set(c.classes)) != len(c.classes) or len(c.classes) == 1:
+        raise InputError(f"classes must name at least 2 different classes, or none for all, got {list(c.classes)}")
     if c.image_size % c.patch_size:
         raise InputError(f"patch_size {c.patch_size} does not divide image_size {c.image_size}; choose a divisor")
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):

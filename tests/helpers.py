@@ -1,0 +1,82 @@
+"""What several test files need: a run that takes a fifth of a second, image folders, and the CLI as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib.data import Dataset, Split, load
+from lib.presets import REPO, Config, resolve
+from lib.runs import Run
+
+SMALL = dict(
+    embed_dim=16, depth=1, num_heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, batch_size=64, epochs=2,
+    snapshots=2, eval_every=1, device="cpu",
+)  # fmt: skip
+
+
+def small(**fields) -> Config:
+    """The digits preset with a model of a few thousand weights."""
+    return resolve("digits-vit-nano", **{**SMALL, **fields})
+
+
+def few(config: Config, n: int = 200) -> Dataset:
+    """The first n training images of the config's dataset: three steps an epoch at batch size 64."""
+    data = load(config)
+    data.train = Split(data.train.labels[:n], data.train.images[:n], [])
+    data.test = Split(data.test.labels[:n], data.test.images[:n], [])
+    return data
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return run.load_model().state_dict()
+
+
+def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts are equal bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def image_folder(root: Path, classes=("cat", "dog"), per_class=6, size=(20, 16), suffix=".png", seed=0) -> Path:
+    """root/{train,val}/<class>/*: random smooth pictures of `size` (width, height)."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "val"):
+        for name in classes:
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(per_class):
+                coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+                coarse.resize(size, Image.Resampling.BICUBIC).save(root / split / name / f"{i}{suffix}")
+    return root
+
+
+def folder_config(root: Path, **fields) -> Config:
+    """A small run on an image folder; a batch of 4."""
+    own = {**SMALL, "data": f"folder:{root}", "image_size": 8, "patch_size": 2, "batch_size": 4, "workers": 0}
+    return resolve("digits-vit-nano", **{**own, **fields})
+
+
+def cli_args(**fields) -> list[str]:
+    """The command line of `python -m lib.train` for a small run."""
+    args = ["--preset", "digits-vit-nano"]
+    for name, value in {**SMALL, **fields}.items():
+        args += [f"--{name.replace('_', '-')}", str(value)]
+    return args
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", **more}
+
+
+def cli(*args: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    """`python -m lib.train ARGS` as a user runs it."""
+    command = [sys.executable, "-m", "lib.train", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(**env), cwd="/")
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
