@@ -12,7 +12,6 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.sparse import block_array, csr_array, diags_array, hstack
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import svds
@@ -21,9 +20,9 @@ from sklearn.cluster import KMeans
 from lib.errors import InputError
 
 FORMS = ("product", "joint", "same")
-LIMIT_BYTES = 10**9
-_DENSE_CELLS = 10**6
+LIMIT_BYTES, DENSE_CELLS = 10**9, 10**6
 Array = np.ndarray
+Sides = tuple[float, float]
 
 
 def _check_memory(size: float, what: str, advice: str) -> None:
@@ -33,45 +32,33 @@ def _check_memory(size: float, what: str, advice: str) -> None:
 
 @dataclass(frozen=True)
 class Population:
-    """tokens (N, n), mass (N,) = P_d, labels (N, Y) = p(y | xbar), rows: where each given image went, codebook (K, ab)."""
+    """tokens (N, n), mass (N,) = P_d, labels (N, Y) = p(y | xbar), codebook (K, ab), rows: each given image's row."""
 
     tokens: Array
     mass: Array
     labels: Array
     rows: Array
     codebook: Array
-    patch: tuple[int, int]
-    size: tuple[int, int]
-
-    def picture(self, image: int, visible: Sequence[int]) -> Array:
-        """One view as pixels (H, W), NaN where a patch is not in the view."""
-        (a, b), (h, w) = self.patch, self.size
-        patches = self.codebook[self.tokens[image]]
-        patches[np.setdiff1d(np.arange(len(patches)), visible)] = np.nan
-        return patches.reshape(h // a, w // b, a, b).swapaxes(1, 2).reshape(h, w)
 
 
 def quantise(images: Array, y: Array, patch: tuple[int, int], vocabulary: int, seed: int = 0) -> Population:
     """images (B, H, W), classes y (B,) -> Population: an a x b patch becomes the nearest of `vocabulary` k-means means.
 
     Equal token images are merged and keep the mixture of their labels, so N <= B. The paper's pixels are continuous,
-    where no two views ever coincide; tokens are what makes its finite graph finite.
-    Raises InputError if the patch does not cut the image into 2 or more equal patches, or for under 2 tokens.
+    where no two views ever coincide. Raises InputError for patches that do not cut the image, or under 2 tokens.
     """
     (a, b), (count, h, w) = patch, images.shape
-    if a < 1 or b < 1 or h % a or w % b or a * b == h * w:
-        raise InputError(f"patch {a}x{b} does not cut a {h}x{w} image into 2 or more equal patches; choose divisors")
-    if vocabulary < 2:
-        raise InputError(f"vocabulary must be at least 2 tokens, got {vocabulary}; the notebook uses 8")
+    if a < 1 or b < 1 or h % a or w % b or a * b == h * w or vocabulary < 2:
+        what = f"patches of {a}x{b} in images of {h}x{w}, {vocabulary} tokens"
+        raise InputError(f"{what}: choose a divisor of each side, not the whole image, and at least 2 tokens")
     patches = images.reshape(count, h // a, a, w // b, b).swapaxes(2, 3).reshape(-1, a * b).astype(np.float64)
-    clusters = KMeans(vocabulary, n_init=4, random_state=seed).fit(patches)
+    clusters = KMeans(vocabulary, n_init=3, random_state=seed).fit(patches)  # pyright: ignore[reportArgumentType]
     words = np.asarray(clusters.labels_).astype(np.int32).reshape(count, -1)
     tokens, rows, copies = np.unique(words, axis=0, return_inverse=True, return_counts=True)
     classes, column = np.unique(y, return_inverse=True)
     labels = np.zeros((len(tokens), len(classes)))
     np.add.at(labels, (rows.ravel(), column), 1)
-    labels /= copies[:, None]
-    return Population(tokens, copies / count, labels, rows.ravel(), clusters.cluster_centers_, patch, (h, w))
+    return Population(tokens, copies / count, labels / copies[:, None], rows.ravel(), clusters.cluster_centers_)
 
 
 def masks_of_size(patches: int, size: int) -> Array:
@@ -89,16 +76,10 @@ def _view_ids(tokens: Array, size: int, positions: bool) -> Array:
     return ids
 
 
-def _view_matrix(ids: Array) -> csr_array:
-    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
-    return csr_array((np.full(ids.size, 1 / ids.shape[1]), (rows, ids.ravel())), shape=(len(ids), ids.max() + 1))
-
-
 @dataclass(frozen=True)
 class Graph:
-    """The weights W (|X1|, |X2|) of the directed graph, kept as sparse factors. Made by `build_graph`.
+    """The directed graph of weights W (|X1|, |X2|), kept as sparse factors; shared: X1 and X2 are one set of views.
 
-    ids1, ids2 (N, C): the views x1, x2 of each image under each mask. shared: X1 and X2 are one set of views.
     m1 = M1(x1 | xbar) (N, |X1|) and m2 (N, |X2|), rows sum to 1; w1 = w_x. and w2 = w_.x', the view probabilities.
     """
 
@@ -123,8 +104,8 @@ class Graph:
 
     def adjacency(self) -> csr_array:
         """A over all views: W itself where X1 and X2 are one set of views, otherwise [[0, W], [0, 0]]."""
-        w = self.weights()
-        return w if self.shared else csr_array(block_array([[None, w], [csr_array(w.shape[::-1]), None]]))
+        w, zero = self.weights(), csr_array((len(self.w2), len(self.w1)))
+        return w if self.shared else csr_array(block_array([[None, w], [zero, None]]))
 
     @cached_property
     def normalised(self) -> csr_array:
@@ -136,30 +117,28 @@ class Graph:
         links = self.weights() if self.form == "joint" else hstack([self.m1, self.m2])
         return int(connected_components(block_array([[None, links], [links.T, None]]), directed=False)[0])
 
-    def _factor(self, m: csr_array, w: Array) -> tuple[csr_array, Array, Array]:
-        """R = P_d^1/2 M D^-1/2 (N, |X|), and the roots of the eigenvalues and the eigenvectors of K = R R^T (N, N)."""
-        r = csr_array(diags_array(self.mass**0.5) @ m @ diags_array(w**-0.5))
-        values, vectors = np.linalg.eigh((r @ r.T).toarray())
-        keep = values > 1e-12
-        return r, values[keep] ** 0.5, vectors[:, keep]
-
     @cached_property
-    def _factors(self) -> tuple[tuple[csr_array, Array, Array], tuple[csr_array, Array, Array]]:
-        """Abar = R_1^T R_2 in the product forms."""
-        first = self._factor(self.m1, self.w1)
-        return first, first if self.form == "same" else self._factor(self.m2, self.w2)
+    def _spectrum(self) -> tuple[csr_array, csr_array, Array, Array, Array]:
+        """R_1, R_2, P, sigma, Q: in the product forms Abar = R_1^T R_2, with singular vectors R_1^T P and R_2^T Q.
 
-    @cached_property
-    def _core(self) -> tuple[Array, Array, Array]:
-        """SVD of K_1^1/2 K_2^1/2 in the eigenvectors of K_1 and K_2: its values are all those of Abar."""
-        (_, root1, v1), (_, root2, v2) = self._factors
-        return np.linalg.svd(root1[:, None] * (v1.T @ v2) * root2, full_matrices=False)
+        R_i = P_d^1/2 M_i D_i^-1/2 (N, |Xi|); the eigenpairs of the N x N matrices K_i = R_i R_i^T give all the rest.
+        """
+
+        def factor(m: csr_array, w: Array) -> tuple[csr_array, Array, Array]:
+            r = csr_array(diags_array(self.mass**0.5) @ m @ diags_array(w**-0.5))
+            values, vectors = np.linalg.eigh((r @ r.T).toarray())
+            return r, values[values > 1e-12] ** 0.5, vectors[:, values > 1e-12]
+
+        r1, root1, v1 = factor(self.m1, self.w1)
+        r2, root2, v2 = (r1, root1, v1) if self.form == "same" else factor(self.m2, self.w2)
+        p, sigma, qt = np.linalg.svd(root1[:, None] * (v1.T @ v2) * root2, full_matrices=False)
+        return r1, r2, (v1 / root1) @ p, sigma, (v2 / root2) @ qt.T
 
     def times(self, x: Array, transpose: bool = False) -> Array:
         """Abar x, or Abar^T x, without forming Abar in the product forms."""
         if self.form == "joint":
             return (self.normalised.T if transpose else self.normalised) @ x
-        first, second = self._factors[0][0], self._factors[1][0]
+        first, second, *_ = self._spectrum
         return second.T @ (first @ x) if transpose else first.T @ (second @ x)
 
     def svd(self, k: int) -> tuple[Array, Array, Array]:
@@ -173,18 +152,26 @@ class Graph:
             raise InputError(f"the number of singular values must be at least 1, got {k}")
         _check_memory(24.0 * (rows + cols) * min(k, rows, cols), f"{k} singular vectors", "ask for fewer")
         if self.form != "joint":
-            ((r1, root1, v1), (r2, root2, v2)), (p, sigma, qt) = self._factors, self._core
-            return r1.T @ ((v1 / root1) @ p[:, :k]), sigma[:k], r2.T @ ((v2 / root2) @ qt[:k].T)
-        if rows * cols <= _DENSE_CELLS or k >= min(rows, cols):
+            r1, r2, p, sigma, q = self._spectrum
+            return r1.T @ p[:, :k], sigma[:k], r2.T @ q[:, :k]
+        if rows * cols <= DENSE_CELLS or k >= min(rows, cols):
             u, sigma, vt = np.linalg.svd(self.normalised.toarray(), full_matrices=False)
             return u[:, :k], sigma[:k], vt[:k].T
         u, sigma, vt = svds(self.normalised, k, v0=np.random.default_rng(0).normal(size=min(rows, cols)))
-        return u[:, ::-1], sigma[::-1], vt[::-1].T
+        order = sigma.argsort()[::-1]
+        return np.asarray(u)[:, order], sigma[order], np.asarray(vt)[order].T
 
     def image_features(self, k: int) -> Array:
         """(N, k): per image, the mean over its views x1 of the spectral features f = D_row^-1/2 U_k S_k^1/2."""
         u, sigma, _ = self.svd(k)
         return self.m1 @ (u * sigma**0.5 / self.w1[:, None] ** 0.5)
+
+
+def graph_of_views(form: str, mass: Array, ids1: Array, ids2: Array, shared: bool = False) -> Graph:
+    """The graph of given views: x1 = ids1[i, j] and x2 = ids2[i, j] of image i under mask j, numbered from 0."""
+    rows, data = np.repeat(np.arange(len(mass)), ids1.shape[1]), np.full(ids1.size, 1 / ids1.shape[1])
+    m1, m2 = (csr_array((data, (rows, ids.ravel())), shape=(len(mass), ids.max() + 1)) for ids in (ids1, ids2))
+    return Graph(form, mass, ids1, ids2, shared, m1, m2, mass @ m1, mass @ m2)
 
 
 def build_graph(population: Population, visible: int, form: str = "product", positions: bool = True) -> Graph:
@@ -207,8 +194,7 @@ def build_graph(population: Population, visible: int, form: str = "product", pos
     _check_memory(size, what, "use larger patches, a mask ratio further from 0.5, or fewer images")
     ids1 = _view_ids(population.tokens, visible, positions)
     ids2 = ids1 if form == "same" else _view_ids(population.tokens, patches - visible, positions)[:, ::-1]
-    m1, m2, mass = _view_matrix(ids1), _view_matrix(ids2), population.mass
-    return Graph(form, mass, ids1, ids2, form == "same" or 2 * visible == patches, m1, m2, mass @ m1, mass @ m2)
+    return graph_of_views(form, population.mass, ids1, ids2, form == "same" or 2 * visible == patches)
 
 
 def mf_terms(graph: Graph, f: Array, h: Array) -> tuple[float, float, float]:
@@ -218,33 +204,28 @@ def mf_terms(graph: Graph, f: Array, h: Array) -> tuple[float, float, float]:
     and a uniformity part, tr(C_f C_h), over independent views x1, x2^-.
     """
     big_f, big_g = graph.w1[:, None] ** 0.5 * f, graph.w2[:, None] ** 0.5 * h
-    values = graph.normalised.data if graph.form == "joint" else graph._core[1]
+    values = graph.normalised.data if graph.form == "joint" else graph._spectrum[3]
     uniformity = ((big_f.T @ big_f) * (big_g.T @ big_g)).sum()
     return float((values**2).sum()), float(-2 * (big_f * graph.times(big_g)).sum()), float(uniformity)
 
 
-def factorise(abar: Array, k: int, seed: int = 0, steps: int = 500) -> tuple[Array, Array, list[float]]:
-    """Minimise ||Abar - F G^T||_F^2 by L-BFGS from a random start; abar (|X1|, |X2|) dense.
+def factorise(abar: Array, k: int, seed: int = 0, steps: int = 2000) -> tuple[Array, Array, list[float]]:
+    """Minimise ||Abar - F G^T||_F^2 by plain gradient descent (step 1/4) from a small random start; abar dense.
 
-    Returns F (|X1|, k), G (|X2|, k) and the loss at the start and after every step.
+    Returns F (|X1|, k), G (|X2|, k) and the loss before each step. A small start keeps F and G balanced; a large one
+    leaves directions in which F grows while G vanishes, and the descent stalls.
     """
-    rows, cols = abar.shape
-
-    def loss(x: Array) -> tuple[float, Array]:
-        f, g = x[: rows * k].reshape(rows, k), x[rows * k :].reshape(cols, k)
+    rng = np.random.default_rng(seed)
+    f, g = (0.1 * rng.normal(size=(n, k)) / n**0.5 for n in abar.shape)
+    history = []
+    for _ in range(steps):
         rest = f @ g.T - abar
-        return float((rest**2).sum()), 2 * np.concatenate([(rest @ g).ravel(), (rest.T @ f).ravel()])
-
-    start = np.random.default_rng(seed).normal(size=(rows + cols) * k) / (rows * cols) ** 0.25
-    history = [loss(start)[0]]
-    options = {"maxiter": steps, "ftol": 1e-15, "gtol": 1e-10}
-    x = minimize(loss, start, jac=True, options=options, callback=lambda x: history.append(loss(x)[0])).x
-    return x[: rows * k].reshape(rows, k), x[rows * k :].reshape(cols, k), history
+        history.append(float((rest**2).sum()))
+        f, g = f - 0.5 * rest @ g, g - 0.5 * rest.T @ f
+    return f, g, history
 
 
-def theorem_41(
-    graph: Graph, f: Array, h: Array, decoder: Array, x2: Array, lam: float
-) -> dict[str, tuple[float, float]]:
+def theorem_41(graph: Graph, f: Array, h: Array, decoder: Array, x2: Array, lam: float) -> dict[str, Sides]:
     """Corrected Theorem 4.1 (theory.md, b) for a linear decoder g(z) = W z, so L = ||W||_2^2, and f_g = h.
 
     f (|X1|, k), h (|X2|, k), decoder W (p, k), patches x2 (|X2|, p). The factor of L_mf is 2L; the paper prints 2.
@@ -258,12 +239,11 @@ def theorem_41(
     pushed = rec - lam * (w1 @ norm_f + w2 @ norm_h - 2 * (w1 @ f) @ (w2 @ h))
     _, alignment, uniformity = mf_terms(graph, f, h)
     common = 2 * smooth * (alignment + uniformity) + 2 * eps
-    if lam >= 2 * smooth:
-        return {"Eq. 8, any norm, lam >= 2L": (pushed, common + 2 * smooth)}
-    if not (np.allclose(norm_f, 1) and np.allclose(norm_h, 1)):
-        return {}
-    squared = (rec + lam * uniformity, common + 4 * smooth)
-    return {"Eq. 8, norm 1": (pushed, common + 4 * smooth - lam), "squared form, norm 1": squared}
+    sides = {"Eq. 8, any norm, lam >= 2L": (pushed, common + 2 * smooth)} if lam >= 2 * smooth else {}
+    if lam <= 2 * smooth and np.allclose(norm_f, 1) and np.allclose(norm_h, 1):
+        sides["Eq. 8, norm 1"] = (pushed, common + 4 * smooth - lam)
+        sides["squared form, norm 1"] = (rec + lam * uniformity, common + 4 * smooth)
+    return sides
 
 
 def posterior(views: csr_array, mass: Array, labels: Array) -> Array:
@@ -289,8 +269,7 @@ def bounds(graph: Graph, labels: Array, ks: Sequence[int]) -> list[dict[str, flo
     sqrt(2 alpha_1) / lambda_{k+1}, lambda = 1 - sigma, without its L and epsilon.
     """
     eta, root = posterior(graph.m1, graph.mass, labels), graph.w1[:, None] ** 0.5
-    (alpha1, alpha2), same = bayes_errors(graph, labels), graph.form == "same"
-    classes = np.eye(labels.shape[1])
+    (alpha1, alpha2), same, classes = bayes_errors(graph, labels), graph.form == "same", np.eye(labels.shape[1])
     bayes, soft = root * classes[eta.argmax(1)], root * eta
     u, sigmas, _ = graph.svd(max(ks) + 1)
 
@@ -310,11 +289,11 @@ def bounds(graph: Graph, labels: Array, ks: Sequence[int]) -> list[dict[str, flo
         fit, fit_soft = (u[:, :k] @ (u[:, :k].T @ v) for v in (bayes, soft))
         guess = fit.argmax(1)
         row = {"k": k, "sigma": sigma, "gap": gap, "alpha1": alpha1, "alpha2": alpha2, "phi": phi}
-        row |= {"residual": float(((bayes - fit) ** 2).sum())}
-        row |= {"disagreement": float(graph.w1 @ (guess != eta.argmax(1))), "error": error(eta, graph.w1, guess)}
-        row |= {"vote_error": error(labels, graph.mass, (graph.m1 @ classes[guess]).argmax(1))}
-        row |= {"brier_error": error(eta, graph.w1, fit_soft.argmax(1))}
-        row |= {"b1": 2 * phi * inverse + alpha1, "b2": 2 * (unsure + phi_soft * inverse)}
-        row |= {"b3": 4 * (alpha1 if same else alpha1 + alpha2) * inverse + alpha1}
+        row["residual"] = float(((bayes - fit) ** 2).sum())
+        row["disagreement"] = float(graph.w1 @ (guess != eta.argmax(1)))
+        row["error"], row["brier_error"] = (error(eta, graph.w1, g) for g in (guess, fit_soft.argmax(1)))
+        row["vote_error"] = error(labels, graph.mass, (graph.m1 @ classes[guess]).argmax(1))
+        row["b1"], row["b2"] = 2 * phi * inverse + alpha1, 2 * (unsure + phi_soft * inverse)
+        row["b3"] = 4 * (alpha1 if same else alpha1 + alpha2) * inverse + alpha1
         rows.append(row | {"printed": (2 * alpha1) ** 0.5 * inverse_lambda})
     return rows
