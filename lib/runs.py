@@ -11,11 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import safe_open
@@ -26,6 +27,10 @@ from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import PRESETS, REPO, Config
 
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()  # open lock files
+# A forked worker that outlives its killed parent must not keep the parent's lock.
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+
 
 def outputs() -> Path:
     """The folder for everything that is written: $UMAE_OUTPUTS, or outputs/ of the repository."""
@@ -34,7 +39,7 @@ def outputs() -> Path:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes so that `path` holds the old content or the new one, even if the machine stops in between."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -46,11 +51,22 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(folder)
         os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {path} ({error.strerror}); earlier files are intact: free the disk or set UMAE_OUTPUTS to a "
             "folder that can be written, then run again to resume"
         ) from None
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,7 +96,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"no weights at {path}; train this run first") from None
     except Exception as error:
         raise InputError(f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again") from None
-    if expected and expected != _digest(tensors):
+    if expected != _digest(tensors):
         raise InputError(f"{path} was altered after it was written (SHA-256 differs); delete it and train again")
     return tensors
 
@@ -111,7 +127,7 @@ def provenance() -> dict[str, Any]:
     def git(*args: str) -> str:
         try:
             return subprocess.run(["git", "-C", str(REPO), *args], capture_output=True, text=True, timeout=10).stdout
-        except OSError:
+        except (OSError, subprocess.SubprocessError):
             return ""
 
     commit = git("rev-parse", "--short=10", "HEAD").strip() or "unknown"
@@ -194,6 +210,7 @@ class Run:
         except OSError as error:
             raise InputError(f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder") from None
         with file:
+            _held.add(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -205,6 +222,9 @@ class Run:
             file.truncate(0)
             file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
+            for leftover in self.folder.rglob(".*.tmp"):  # of a process that was killed while it wrote
+                if not _alive(leftover.name.split(".")[-2]):
+                    leftover.unlink(missing_ok=True)
             yield
 
     def write_record(self, **more: Any) -> None:

@@ -101,7 +101,9 @@ def test_resized_crop_equals_one_pixel_at_a_time():
 
 def test_crop_boxes_lie_in_the_image_with_the_areas_and_ratios_of_mae():
     left, top, width, height = crop_boxes(torch.rand(5000, 4, generator=torch.Generator().manual_seed(0))).unbind(1)
-    assert (left >= 0).all() and (top >= 0).all() and (left + width <= 1 + 1e-6).all() and (top + height <= 1 + 1e-6).all()
+    assert (
+        (left >= 0).all() and (top >= 0).all() and (left + width <= 1 + 1e-6).all() and (top + height <= 1 + 1e-6).all()
+    )
     area, ratio = width * height, width / height
     assert area.min() > 0.19 and area.max() <= 1 + 1e-6 and area.mean().item() == pytest.approx(0.58, abs=0.03)
     assert ratio.min() >= 3 / 4 - 1e-5 and ratio.max() <= 4 / 3 + 1e-5

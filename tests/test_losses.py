@@ -190,5 +190,7 @@ def test_reconstruction_is_the_mean_over_patches_and_pixels(norm):
 
 def test_reconstruction_gradcheck_and_constant_patches():
     target = torch.randn(2, 3, 4).double()
-    assert torch.autograd.gradcheck(lambda p: reconstruction_loss(p, target), torch.randn(2, 3, 4).double().requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda p: reconstruction_loss(p, target), torch.randn(2, 3, 4).double().requires_grad_()
+    )
     assert torch.equal(normalise_patches(torch.full((2, 3, 4), 7.0)), torch.zeros(2, 3, 4))  # no division by zero

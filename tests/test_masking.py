@@ -43,7 +43,7 @@ def test_number_of_visible_patches_is_the_floor(patches, ratio, visible):
 
 
 def test_number_of_visible_patches_is_maes_except_for_its_rounding_losses():
-    for patches, percent in itertools.product((16, 49, 64, 100, 196), range(0, 100)):
+    for patches, percent in itertools.product((16, 49, 64, 100, 196), range(100)):
         exact = patches * (100 - percent) // 100  # integers: no rounding
         if exact:
             assert num_visible(patches, percent / 100) == exact

@@ -72,7 +72,9 @@ def test_every_preset_has_the_parameters_of_its_timm_twin(preset):
         else:
             own = dict(embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads)
             twin = VisionTransformer(**size, **own)
-        assert {k: v.shape for k, v in model.encoder.state_dict().items()} == {k: v.shape for k, v in twin.state_dict().items()}
+        assert {k: v.shape for k, v in model.encoder.state_dict().items()} == {
+            k: v.shape for k, v in twin.state_dict().items()
+        }
         assert sum(p.numel() for p in model.encoder.parameters()) == sum(p.numel() for p in twin.parameters())
 
 
@@ -150,7 +152,11 @@ def test_identity_2_the_targets_are_the_removed_patches_alone():
 
 def test_predictions_come_in_the_order_of_the_removed_patches():
     config = small()
-    model, images, masks = seeded(config, dtype=torch.float64), images_for(config, dtype=torch.float64), random_masks(3, 16, 0.5)
+    model, images, masks = (
+        seeded(config, dtype=torch.float64),
+        images_for(config, dtype=torch.float64),
+        random_masks(3, 16, 0.5),
+    )
     order = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
     shuffled = masks._replace(ids_remove=masks.ids_remove[:, order])
     with torch.no_grad():
@@ -183,7 +189,9 @@ def test_every_weight_that_trains_gets_a_gradient():
     model = MAE(config)
     latent, pred = model(images_for(config), random_masks(3, 16, 0.75))
     (pred.square().mean() + latent.square().mean()).backward()
-    idle = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    idle = [
+        n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+    ]
     # norm.bias etc. may have zero mean gradients, never exactly zero ones; keys' biases cancel in the softmax
     assert idle == []
 
