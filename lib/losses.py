@@ -6,6 +6,8 @@ batch, O(B D^2) at most, never from the B x B matrix of pairs; with several proc
 their gradient, so value and gradient are those of the global batch.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -33,16 +35,31 @@ def reconstruction_loss(pred: Tensor, target: Tensor, norm_pix_loss: bool = Fals
     return F.mse_loss(pred.to(target.dtype), target)
 
 
-def _global_sum(x: Tensor) -> Tensor:
-    """Sum over processes, differentiably: the gradient of every process's value reaches every process."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        import torch.distributed.nn.functional as dist_nn
+class _GlobalSum(torch.autograd.Function):
+    """Sum over processes; the gradient of every process's value reaches every process's input."""
 
-        return dist_nn.all_reduce(x)
-    return x
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
 
 
-def uniformity_loss(features: Tensor, form: str = "spectral") -> Tensor:
+def _global_sums(local: bool, *sums: Tensor) -> list[Tensor]:
+    """Each tensor summed over all processes, in one message."""
+    if local or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return list(sums)
+    packed: Tensor = _GlobalSum.apply(torch.cat([s.reshape(-1) for s in sums]))  # type: ignore[assignment]
+    return [part.view_as(s) for part, s in zip(packed.split([s.numel() for s in sums]), sums, strict=True)]
+
+
+def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = False) -> Tensor:
     """The uniformity term of U-MAE: features (B, D) of B independent visible views -> scalar, to be minimised.
 
     With f = LayerNorm(features), cos_ij = f_i.f_j / D and i != j ranging over the pairs of different views:
@@ -52,8 +69,9 @@ def uniformity_loss(features: Tensor, form: str = "spectral") -> Tensor:
     - "released": mean_{i,j} cos_ij^2 with the diagonal, the form of the authors' code (whose lambda is 0.01).
     - "euclidean": -mean_{i!=j} |f_i - f_j|^2, Eq. 9 as printed; in [-4D, 0], and only about the mean of f.
 
-    In a distributed run the views are those of all processes. Their gather passes the gradient to the local slice
-    only, which DDP then averages, so their lambda acts as lambda / processes; ours does not depend on the number.
+    In a distributed run the views are those of all processes, unless `local`. The authors' gather passes the gradient
+    to the local slice only, which DDP then averages, so their lambda acts as lambda / processes; ours does not depend
+    on the number.
     Raises InputError for an unknown form or fewer than 2 views.
     """
     if form not in UNIFORMITY_FORMS:
@@ -64,12 +82,14 @@ def uniformity_loss(features: Tensor, form: str = "spectral") -> Tensor:
     dtype = torch.promote_types(features.dtype, torch.float32)
     with torch.autocast(features.device.type, enabled=False):
         f = F.layer_norm(features.to(dtype), (dim,))
-        count = _global_sum(f.new_full((), f.shape[0]))
+        views = f.new_full((), len(f))
         if form == "euclidean":
-            mean = _global_sum(f.sum(0)) / count
-            return -2 * _global_sum((f - mean).square().sum()) / (count - 1)
-        moment_sq = _global_sum(f.T @ f).square().sum() / dim**2
+            total, count = _global_sums(local, f.sum(0), views)
+            (spread,) = _global_sums(local, (f - total / count).square().sum())
+            return -2 * spread / (count - 1)
+        squares = f.square().sum(-1).square().sum()
+        moment, diagonal, count = _global_sums(local, f.T @ f, squares, views)
+        together = moment.square().sum() / dim**2
         if form == "released":
-            return moment_sq / count.square()
-        diagonal = _global_sum(f.square().sum(-1).square().sum()) / dim**2
-        return dim * (moment_sq - diagonal) / (count * (count - 1))
+            return together / count.square()
+        return dim * (together - diagonal / dim**2) / (count * (count - 1))

@@ -1,0 +1,106 @@
+"""Many processes: a lib function in N spawned workers from a notebook, or the processes that torchrun started.
+
+    results = launch.run(lib.train.train, processes, config)                 # from a notebook or a script
+    torchrun --nproc-per-node N -m lib.train --preset NAME                   # headless, one or several nodes
+
+Both give every process its place through torchrun's environment variables, which `process_group` reads.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lib import errors
+from lib.errors import InputError
+
+TIMEOUT = timedelta(minutes=5)  # of one collective: no worker waits longer for one that is gone
+
+
+@contextmanager
+def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+    """Joins the group that torchrun's (or `run`'s) environment variables describe; does nothing without them.
+
+    Gloo for tensors on the CPU, NCCL for those on GPUs. Each process takes GPU LOCAL_RANK, or its share of the cores.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield
+        return
+    local, workers = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    backend = "gloo"
+    if torch.cuda.is_available():
+        if workers > torch.cuda.device_count():
+            raise InputError(f"{workers} processes need {workers} GPUs, this machine has {torch.cuda.device_count()}")
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        torch.set_num_threads(max(1, cores() // workers))
+    dist.init_process_group(backend, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run(fn: Callable[..., Any], processes: int, *args: Any) -> Any:
+    """fn(*args) in `processes` workers of one process group; returns what rank 0 returned.
+
+    `fn` must be importable (a function of a module, not of a notebook cell) and return what can be pickled. With one
+    process it is called right here. An error in any worker ends all of them: an InputError is raised again here, any
+    other as RuntimeError with the worker's traceback. An interrupt of this process interrupts the workers, waits
+    until they have saved and ended, and is raised again.
+    """
+    if processes < 1:
+        raise InputError(f"processes must be at least 1, got {processes}")
+    if processes == 1:
+        return fn(*args)
+    if getattr(fn, "__module__", "__main__") == "__main__" or "<" in getattr(fn, "__qualname__", "<"):
+        raise InputError(f"{fn!r} cannot be imported by a worker; pass a function of a module, such as lib.train.train")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=f"umae-{os.getpid()}", max_restarts=0,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="spawn", shutdown_timeout=60,
+        signals_to_handle="SIGTERM,SIGINT",
+    )  # fmt: skip
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)  # it prints every failure with its own tracebacks; ours says it once
+    try:
+        return elastic_launch(config, _worker)(fn, args)[0]
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as failed:
+        raise _error(*failed.get_first_failure()) from None
+    finally:
+        logger.setLevel(level)
+
+
+def _worker(fn: Callable[..., Any], args: tuple) -> Any:
+    with process_group():
+        result = fn(*args)
+        return result if dist.get_rank() == 0 else None
+
+
+def _error(rank: int, failure: Any) -> Exception:
+    """The exception of the first worker that failed, in this process."""
+    found = failure.error_file_data.get("message", failure.message)
+    text = found["message"] if isinstance(found, dict) else str(found)
+    name, _, message = text.partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, InputError):
+        return kind(message)
+    trace = found.get("extraInfo", {}).get("py_callstack", "") if isinstance(found, dict) else failure.message
+    return RuntimeError(f"process {rank} failed: {text}\n{trace}".rstrip())
