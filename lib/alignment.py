@@ -191,7 +191,7 @@ def local_lipschitz(model: MAE, images: Tensor, masks: Masks, steps: int = 20) -
     with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative
         for _ in range(steps):
             direction = direction / direction.flatten(1).norm(dim=1)[:, None, None]
-            moved = jvp(lambda t: folded.decode(t, masks), z, direction)[1]
+            moved = cast(Tensor, jvp(lambda t: folded.decode(t, masks), z, direction)[1])
             norm = _sum_squares(moved)
-            direction = vjp(lambda t: folded.decode(t, masks), z, moved)[1]
+            direction = cast(Tensor, vjp(lambda t: folded.decode(t, masks), z, moved)[1])
     return norm
