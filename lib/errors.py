@@ -1,5 +1,7 @@
 """The one exception that bad input raises, and how it is shown."""
 
+import signal
+
 
 class InputError(ValueError):
     """Something that the caller gave is wrong: a parameter, a path, an image, a checkpoint.
@@ -22,3 +24,7 @@ class RunBusy(InputError):
 
 class Interrupted(InputError):
     """Training was stopped by a signal after its state had been saved."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.number = number

@@ -1,12 +1,8 @@
 """The masked autoencoder: a timm VisionTransformer that embeds visible patches only, and a light decoder."""
 
-import json
-from pathlib import Path
-
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -129,16 +125,3 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def export_encoder(encoder: nn.Module, config: Config, folder: Path) -> None:
-    """Writes the encoder so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().cpu().float().contiguous() for k, v in encoder.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    size = [config.channels, config.image_size, config.image_size]
-    description = {
-        "architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": encoder_args(config),
-        "pretrained_cfg": {"input_size": size, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(description, indent=2))

@@ -24,12 +24,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lib.errors import InputError, RunBusy
-from lib.models import MAE
+from lib.models import MAE, encoder_args
 from lib.presets import PRESETS, REPO, Config
 
-_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()  # open lock files
+_locks: weakref.WeakValueDictionary[Path, IO[str]] = weakref.WeakValueDictionary()  # run folder: its open lock file
 # A forked worker that outlives its killed parent must not keep the parent's lock.
-os.register_at_fork(after_in_child=lambda: [file.close() for file in _held])
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _locks.values()])
 
 
 def outputs() -> Path:
@@ -73,6 +73,17 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise InputError(f"{path} is damaged (no JSON); delete the folder {path.parent.name} to train it again") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parse(path, path.read_text(errors="replace")) if path.is_file() else {}
+
+
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -93,7 +104,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             tensors = {k: file.get_tensor(k) for k in file.keys()}
             expected = (file.metadata() or {}).get("sha256")
     except FileNotFoundError:
-        raise InputError(f"no weights at {path}; train this run first") from None
+        raise InputError(f"no weights at {path}; train this run, or if it is marked finished delete its folder") from None
     except Exception as error:
         raise InputError(f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again") from None
     if expected != _digest(tensors):
@@ -165,20 +176,36 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """The final measurements and provenance, or None while the run is not finished."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return _read_json(self.folder / "result.json") or None
 
     @property
     def record(self) -> dict[str, Any]:
         """What was written when the run started: config, provenance, data fingerprint."""
-        path = self.folder / "config.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return _read_json(self.folder / "config.json")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict per measured epoch, in order; a line cut short by a crash is not counted."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().split("\n") if path.is_file() else [""]
-        return [json.loads(line) for line in lines[:-1]]
+        """One dict per measured epoch, in order."""
+        return self._lines("metrics.jsonl")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a JSON-lines file; one cut short is not counted."""
+        path = self.folder / name
+        return [_parse(path, line) for line in path.read_text().split("\n")[:-1]] if path.is_file() else []
+
+    def add_line(self, name: str, line: dict[str, Any]) -> None:
+        """Adds a line to a JSON-lines file, in place of those of this and later epochs that a resumed run left."""
+        kept = [old for old in self._lines(name) if old["epoch"] < line["epoch"]]
+        write_atomic(self.held() / name, "".join(json.dumps(x) + "\n" for x in [*kept, line]).encode())
+
+    def held(self) -> Path:
+        """The folder, if it is still the one that this process locked; InputError if it was moved or deleted since."""
+        try:
+            same = os.path.samestat(os.fstat(_locks[self.folder].fileno()), os.stat(self.folder / "lock"))
+        except (OSError, KeyError, ValueError):
+            same = False
+        if not same:
+            raise InputError(f"{self.folder} was moved or deleted while it was being trained; run again to start it anew")
+        return self.folder
 
     def snapshot_epochs(self) -> list[int]:
         return sorted(int(p.stem.split("-")[1]) for p in (self.folder / "snapshots").glob("epoch-*.safetensors"))
@@ -210,7 +237,6 @@ class Run:
         except OSError as error:
             raise InputError(f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder") from None
         with file:
-            _held.add(file)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -219,6 +245,7 @@ class Run:
                     f"run {self.folder.name} is being trained by {file.read().strip() or 'another process'}; wait for it, "
                     "then run this again to reuse its result"
                 ) from None
+            _locks[self.folder] = file
             file.truncate(0)
             file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
@@ -245,3 +272,21 @@ def load_into(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) ->
 def open_run(config: Config) -> Run:
     """The run that `config` names, whether it exists yet or not."""
     return Run(config, outputs() / "runs" / run_name(config))
+
+
+def export_encoder(encoder: torch.nn.Module, config: Config, folder: Path) -> None:
+    """Writes the encoder so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
+    state = {k: v.detach().cpu().float().contiguous() for k, v in encoder.state_dict().items()}
+    write_atomic(folder / "model.safetensors", save(state))
+    size = [config.channels, config.image_size, config.image_size]
+    description = {
+        "architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": encoder_args(config),
+        "pretrained_cfg": {"input_size": size, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"},
+    }  # fmt: skip
+    write_json(folder / "config.json", description)
+
+
+def report_folder(notebook: str, config: Config, **parameters: Any) -> Path:
+    """Where a notebook writes its figures and numbers: its own folder for every config and set of parameters."""
+    key = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return outputs() / notebook / f"{run_name(config)}-{key}"

@@ -5,14 +5,11 @@ needs no random state, and any number of processes sees the same images, crops a
 """
 
 import hashlib
-import json
 import math
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,11 +23,12 @@ from lib.augment import NOISE, augment
 from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
 from lib.losses import reconstruction_loss, uniformity_loss
+from lib.machine import clear_memory_errors, describe, pick_device, progress, signals
 from lib.masking import Masks, masks_from_noise, num_visible
 from lib.metrics import effective_rank
-from lib.models import MAE, export_encoder, pool_tokens
+from lib.models import MAE, pool_tokens
 from lib.presets import Config
-from lib.runs import Run, load_into, load_state, open_run, save_state, save_weights, write_atomic, write_json
+from lib.runs import Run, export_encoder, load_into, load_state, open_run, save_state, save_weights, write_json
 
 POOLS = ("token", "avg")
 TERMS = ("loss", "reconstruction", "uniformity")
@@ -49,18 +47,6 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     if step < warmup:
         return config.peak_lr * min(1.0, (step + 1) / warmup)
     return config.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-
-
-def pick_device(name: str) -> torch.device:
-    """"auto": the GPU if there is one, else the CPU. InputError for a device that is not here."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        return device
-    except (RuntimeError, AssertionError, ImportError):
-        raise InputError(f"device {name!r} is not available here; use auto, cpu, or a cuda device that exists") from None
 
 
 class Objective(nn.Module):
@@ -188,10 +174,19 @@ class Trainer:
 
     def check_finite(self) -> None:
         if (bad := int(self.bad_step)) >= 0:
-            raise NonFiniteLoss(
-                f"the loss is not finite at step {bad} (epoch {bad // self.steps_per_epoch}); the last checkpoint is "
-                "kept: lower base_lr or lam, or use precision fp32"
-            )
+            self._stop_not_finite(f"the loss is not finite at step {bad}", bad)
+
+    def check_weights(self) -> None:
+        """What no checkpoint may hold: a step can spoil the weights after a finite loss."""
+        self.check_finite()
+        if not torch.stack([p.isfinite().all() for p in self.objective.parameters()]).all():
+            self._stop_not_finite(f"the weights are not finite after step {self.step - 1}", self.step - 1)
+
+    def _stop_not_finite(self, what: str, step: int) -> None:
+        raise NonFiniteLoss(
+            f"{what} (epoch {step // self.steps_per_epoch}); the last checkpoint is kept: lower base_lr or lam, or use "
+            "precision fp32"
+        )
 
     @torch.no_grad()
     def measure(self, split: str) -> dict[str, float]:
@@ -230,23 +225,30 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         return {
-            "config": self.config.hash8, "fingerprint": self.data.fingerprint, "step": self.step,
+            "config": self.config.hash8, "torch": str(torch.__version__).split("+")[0], "step": self.step,
             "sums": self.sums.cpu(), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
 
     def save(self) -> None:
-        self.check_finite()
+        self.check_weights()
         if self.rank == 0:
-            save_state(self.run.folder / "state.pt", self.state())
+            save_state(self.run.held() / "state.pt", self.state())
 
     def resume(self) -> bool:
         """Goes on from the saved state, if there is one; metrics that came after it are dropped."""
         path = self.run.folder / "state.pt"
         if not path.is_file():
             return False
-        state = load_state(path)
-        if state.get("config") != self.config.hash8:
+        state, own = load_state(path), self.state()
+        if missing := sorted(own.keys() - state.keys()):
+            raise InputError(f"{path} lacks {missing[0]!r}; delete it to train this run from its start")
+        if state["config"] != own["config"]:
             raise InputError(f"{path} belongs to another run; delete it to start this one again")
+        if state["torch"] != own["torch"]:
+            raise InputError(
+                f"{path} was written by torch {state['torch']}, this is {own['torch']}: its weights would not be those of "
+                "one run; install that version to resume, or delete the file to train from the start"
+            )
         load_into(self.objective, state["objective"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -255,18 +257,14 @@ class Trainer:
 
     def log(self, line: dict[str, Any], seconds: float) -> None:
         """Adds a line to metrics.jsonl; what depends on the machine's speed goes to timing.jsonl."""
-        if self.rank:
-            return
-        kept = [m for m in self.run.metrics() if m["epoch"] < line["epoch"]]
-        text = "".join(json.dumps(m) + "\n" for m in [*kept, line])
-        write_atomic(self.run.folder / "metrics.jsonl", text.encode())
-        timing = {"epoch": line["epoch"], "seconds": seconds}
-        with open(self.run.folder / "timing.jsonl", "a") as file:
-            file.write(json.dumps(timing) + "\n")
+        if self.rank == 0:
+            self.run.add_line("metrics.jsonl", line)
+            self.run.add_line("timing.jsonl", {"epoch": line["epoch"], "seconds": seconds})
 
     def snapshot(self, epoch: int) -> None:
         if self.rank == 0:
-            save_weights(self.run.folder / f"snapshots/epoch-{epoch:05d}.safetensors", self.objective.mae.state_dict())
+            path = self.run.held() / f"snapshots/epoch-{epoch:05d}.safetensors"
+            save_weights(path, self.objective.mae.state_dict())
 
     def fit(self, should_stop: list[int]) -> None:
         """From the current step to the last, with a checkpoint every `checkpoint_every` epochs."""
@@ -280,10 +278,10 @@ class Trainer:
                 start = time.perf_counter()
                 self.train_epoch(epoch, bar, should_stop)
                 done = epoch + 1
-                if self.step < done * self.steps_per_epoch or (should_stop and done < c.epochs):
+                if self.step < done * self.steps_per_epoch:
                     self.save()
-                    raise Interrupted(f"stopped at step {self.step}, saved; the same command resumes {self.run.folder.name}")
-                self.check_finite()
+                    raise self.interrupted(should_stop)
+                self.check_weights()
                 terms = (self.sums / self.steps_per_epoch).tolist()
                 seconds = time.perf_counter() - start
                 self.sums.zero_()
@@ -295,56 +293,25 @@ class Trainer:
                         bar.write(describe(line, c.epochs, self.steps_per_epoch * c.batch_size / seconds), file=sys.stdout)
                 if done in wanted:
                     self.snapshot(done)
-                if done % c.checkpoint_every == 0 or done == c.epochs:
+                stop = done < c.epochs and self.agree(bool(should_stop))
+                if done % c.checkpoint_every == 0 or done == c.epochs or stop:
                     self.save()
+                if stop:
+                    raise self.interrupted(should_stop)
+
+    def interrupted(self, caught: list[int]) -> Interrupted:
+        text = f"stopped at step {self.step}, saved; the same command resumes {self.run.folder.name}"
+        return Interrupted(text, *caught[:1])
 
     def finish(self) -> None:
         """Final weights, the encoder for timm, and last of all the result that marks the run as finished."""
         result = {"epochs": self.config.epochs, "steps": self.step, **self.measure("validation"), **self.measure("test")}
         if self.rank == 0:
-            folder = self.run.folder
+            folder = self.run.held()
             save_weights(folder / "model.safetensors", self.objective.mae.state_dict())
             export_encoder(self.objective.mae.encoder, self.config, folder / "encoder")
             write_json(folder / "result.json", {**result, **{k: self.run.record[k] for k in ("commit", "time", "device")}})
             (folder / "state.pt").unlink(missing_ok=True)
-
-
-def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
-    """One printed line an epoch."""
-    return (
-        f"epoch {line['epoch']:>4}/{epochs}  loss {line['loss']:.4f} = reconstruction {line['reconstruction']:.4f} "
-        f"+ lam * uniformity {line['uniformity']:.3f}  validation: online {line['validation_online_token_full']:.1f}% "
-        f"rank {line['validation_rank_token']:.1f}  {speed:,.0f} images/s"
-    )
-
-
-def progress(total: int, done: int, show: bool) -> tqdm:
-    """A text bar with images/s and ETA; rare updates where a log or a notebook keeps every one."""
-    live = sys.stdout.isatty()
-    return tqdm(total=total, initial=done, unit=" images", disable=not show, file=sys.stdout, ascii=True,
-                unit_scale=True, mininterval=0.5 if live else 20, maxinterval=1 if live else 60, smoothing=0.1)  # fmt: skip
-
-
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list, so that a step is never cut in two; a second one acts as usual."""
-    caught: list[int] = []
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def handler(number: int, _: Any) -> None:
-        caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for number in before:
-            signal.signal(number, handler)
-    except ValueError:  # not in the main thread: signals are not ours to catch
-        before = {}
-    try:
-        yield caught
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
 
 
 def train(config: Config, data: Dataset | None = None) -> Run:
@@ -354,16 +321,23 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     runs, model.safetensors, encoder/ for timm, result.json last. Raises InputError for what cannot be run,
     NonFiniteLoss, RunBusy, and Interrupted after a signal, once the state is saved.
     """
-    run = open_run(config)
-    if run.result:
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            print(f"reusing {run.folder.name}: finished {run.result['time']} at commit {run.result['commit']}")
+    config = replace(config, **config.identity())  # one spelling for all that name the same run
+    run, leader = open_run(config), not dist.is_initialized() or dist.get_rank() == 0
+
+    def finished() -> bool:
+        if (result := run.result) and leader:
+            print(f"reusing {run.folder.name}: finished {result['time']} at commit {result['commit']}")
+        return bool(result)
+
+    if finished():
         return run
+    pick_device(config.device)
     data = data or load(config)
     if config.batch_size > len(data.train):
         raise InputError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images; lower it")
-    leader = not dist.is_initialized() or dist.get_rank() == 0
-    with run.lock() if leader else nullcontext():
+    with run.lock() if leader else nullcontext(), clear_memory_errors():
+        if finished():  # by the process that held the lock
+            return run
         run.check_data(data.fingerprint)
         trainer = Trainer(config, data, run)
         resumed = trainer.resume()
@@ -376,3 +350,9 @@ def train(config: Config, data: Dataset | None = None) -> Run:
         if dist.is_initialized():
             dist.barrier()
     return run
+
+
+if __name__ == "__main__":
+    from lib.cli import main
+
+    main()

@@ -1,0 +1,81 @@
+"""The machine around a run: its device, its memory, its signals, and the lines that a run prints."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lib.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto": the GPU if there is one, else the CPU. InputError for a device that is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError, ImportError):
+        raise InputError(
+            f"device {name!r} is not available here; use auto, cpu, or a cuda device that exists"
+        ) from None
+
+
+@contextmanager
+def clear_memory_errors() -> Iterator[None]:
+    """Out of memory, on a GPU or not, as one line that says what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
+            raise
+        detail = text.split(". ")[0].split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower batch_size, or use bf16"
+        ) from None
+
+
+def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
+    """One printed line an epoch."""
+    return (
+        f"epoch {line['epoch']:>4}/{epochs}  loss {line['loss']:.4f} = reconstruction {line['reconstruction']:.4f} "
+        f"+ lam * uniformity {line['uniformity']:.3f}  validation: online {line['validation_online_token_full']:.1f}% "
+        f"rank {line['validation_rank_token']:.1f}  {speed:,.0f} images/s"
+    )
+
+
+def progress(total: int, done: int, show: bool) -> tqdm:
+    """A text bar with images/s and ETA; rare updates where a log or a notebook keeps every one."""
+    live = sys.stdout.isatty()
+    return tqdm(total=total, initial=done, unit=" images", disable=not show, file=sys.stdout, ascii=True,
+                unit_scale=True, mininterval=0.5 if live else 20, maxinterval=1 if live else 60, smoothing=0.1)  # fmt: skip
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list, so that a step is never cut in two; a second one acts as usual."""
+    caught: list[int] = []
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(number: int, _: Any) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, handler)
+    except ValueError:  # not in the main thread: signals are not ours to catch
+        before = {}
+    try:
+        yield caught
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
