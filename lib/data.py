@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lib.augment import crop_boxes
 from lib.errors import InputError
+from lib.images import Decoder, open_image, scan, show_path
 from lib.presets import REPO, Config
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
 IN_MEMORY_BYTES = 4 * 2**30
 
 
@@ -55,9 +53,12 @@ class Dataset:
             return
         crop = epoch >= 0 and self.config.augment == "resized_crop"
         seed = (self.config.seed, epoch) if crop else None
-        decoded = _Decoder(split.paths, self.config.image_size, seed)
+        decoded = Decoder(split.paths, self.config.image_size, seed)
         loader = DataLoader(decoded, batch_sampler=[o.tolist() for o in order], num_workers=self.config.workers)
-        yield from loader
+        try:
+            yield from loader
+        except InputError as error:  # a worker's arrives inside its traceback
+            raise InputError(str(error).strip().split("\n")[-1].removeprefix("lib.errors.InputError: ")) from None
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 pixels -> the model's input, by `config.normalize`."""
@@ -75,111 +76,30 @@ class Dataset:
         return x * self.std.to(x).view(shape) + self.mean.to(x).view(shape)
 
 
-class _Decoder(torch.utils.data.Dataset):
-    """Decodes one image of a streamed folder; with a seed, a random resized crop that depends on (seed, index)."""
-
-    def __init__(self, paths: list[Path], size: int, seed: tuple[int, int] | None) -> None:
-        self.paths, self.size, self.seed = paths, size, seed
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = open_image(self.paths[index])
-        if self.seed is None:
-            if image.size != (self.size, self.size):
-                image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.BICUBIC)
-            return _to_tensor(image)
-        noise = torch.from_numpy(np.random.default_rng((*self.seed, index)).random(4))
-        left, top, width, height = (v.item() for v in crop_boxes(noise[None])[0])
-        w, h = image.size
-        box = (left * w, top * h, (left + width) * w, (top + height) * h)
-        return _to_tensor(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def show_path(path: Path) -> str:
-    """A path that can be printed whatever bytes its name holds."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def open_image(path: Path) -> Image.Image:
-    """The image as 8-bit RGB: palettes, grey, CMYK and alpha are converted, the first frame of a GIF is taken.
-
-    Raises InputError with the path for a file that is no image, is damaged, has 16-bit pixels or is a bomb.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"{show_path(path)} has {image.mode} pixels; expected 8 bits per channel: convert it to 8-bit RGB"
-                )
-            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise InputError(
-                    f"{show_path(path)} has {image.width}x{image.height} pixels, more than {Image.MAX_IMAGE_PIXELS}; "
-                    "shrink or remove it"
-                )
-            return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"cannot read the image {show_path(path)} ({type(error).__name__}); replace or remove it"
-        ) from None
-
-
-def _scan(folder: Path, expected: Sequence[str] | None, subset: Sequence[str]) -> tuple[list[str], list[Path], Tensor]:
-    """Class names, paths and labels of folder/<class>/<image>, sorted by name."""
-    names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if missing := sorted(set(subset) - set(names)):
-        raise InputError(f"{show_path(folder)} has no class {missing[0]!r}; `classes` must name its subfolders")
-    names = [n for n in names if not subset or n in subset]
-    if expected is not None and names != list(expected):
-        odd = sorted(set(names) ^ set(expected))[0]
-        where = "train lacks it" if odd in names else f"{folder.name} lacks it"
-        raise InputError(f"class {odd!r} is not in both train and {folder.name}: {where}; both need the same classes")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        files = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise InputError(f"class folder {show_path(folder / name)} holds no image; add images or remove it")
-        paths += files
-        labels += [label] * len(files)
-    if len(names) < 2:
-        raise InputError(f"{show_path(folder)} holds {len(names)} class folders; expected at least 2")
-    return names, paths, torch.tensor(labels)
-
-
 def _folder(root: Path, config: Config) -> tuple[Split, Split, list[str]]:
     if not root.is_dir():
-        raise InputError(f"no folder {show_path(root)}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test")
+        raise InputError(
+            f"no folder {show_path(root)}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test"
+        )
     held_out = next((root / n for n in ("test", "val") if (root / n).is_dir()), None)
     if not (root / "train").is_dir() or held_out is None:
-        raise InputError(f"{show_path(root)} needs the subfolders train and val (or test), one folder per class in each")
-    names, train_paths, train_labels = _scan(root / "train", None, config.classes)
-    _, test_paths, test_labels = _scan(held_out, names, config.classes)
+        raise InputError(
+            f"{show_path(root)} needs the subfolders train and val (or test), one folder per class in each"
+        )
+    names, train_paths, train_labels = scan(root / "train", None, config.classes)
+    _, test_paths, test_labels = scan(held_out, names, config.classes)
+    names = [show_path(Path(n)) for n in names]
     size = (len(train_paths) + len(test_paths)) * config.image_size**2 * 3
     if config.stream == "always" or (config.stream == "auto" and size > IN_MEMORY_BYTES):
         with ThreadPoolExecutor() as pool:
-            list(pool.map(_check_header, train_paths + test_paths))
+            list(pool.map(lambda path: open_image(path, decode=False), train_paths + test_paths))
         return Split(train_labels, None, train_paths), Split(test_labels, None, test_paths), names
-    decode = _Decoder(train_paths + test_paths, config.image_size, None).__getitem__
+    decode = Decoder(train_paths + test_paths, config.image_size, None).__getitem__
     n, total = len(train_paths), len(train_paths) + len(test_paths)
     with ThreadPoolExecutor() as pool:  # threads pay off only where decoding one image takes longer than a hand-over
         decoded = pool.map(decode, range(total)) if config.image_size > 64 else map(decode, range(total))
         images = torch.stack(list(decoded))
     return Split(train_labels, images[:n], train_paths), Split(test_labels, images[n:], test_paths), names
-
-
-def _check_header(path: Path) -> None:
-    try:
-        with Image.open(path):
-            pass
-    except Exception as error:
-        raise InputError(
-            f"cannot read the image {show_path(path)} ({type(error).__name__}); replace or remove it"
-        ) from None
 
 
 def _digits(config: Config, _: Path) -> tuple[Split, Split, list[str]]:
@@ -211,7 +131,7 @@ def _fashion_mnist(config: Config, root: Path) -> tuple[Split, Split, list[str]]
 
     raw = root / "FashionMNIST" / "raw"
     if config.download:
-        FashionMNIST(str(root), download=True)
+        _fetch("Fashion-MNIST", root, lambda: FashionMNIST(str(root), download=True))
     folder = next((f for f in (raw, DEBIAN_FASHION_MNIST) if (f / "train-images-idx3-ubyte.gz").is_file()), None)
     if folder is None:
         raise InputError(
@@ -223,6 +143,11 @@ def _fashion_mnist(config: Config, root: Path) -> tuple[Split, Split, list[str]]
               read_idx(folder / f"{s}-images-idx3-ubyte.gz").unsqueeze(1), [])
         for s in ("train", "t10k")
     ]  # fmt: skip
+    for split in splits:
+        if split.images is not None and len(split) != len(split.images):
+            raise InputError(
+                f"{folder} has {len(split.images)} images but {len(split)} labels in a split; fetch it again"
+            )
     return splits[0], splits[1], list(FashionMNIST.classes)
 
 
@@ -231,14 +156,30 @@ def _cifar10(config: Config, root: Path) -> tuple[Split, Split, list[str]]:
 
     if (root / "train").is_dir():
         return _folder(root, config)
+    if config.download:
+        _fetch("CIFAR-10", root, lambda: CIFAR10(str(root), download=True))
     try:
-        sets = [CIFAR10(str(root), train=t, download=config.download and t) for t in (True, False)]
+        sets = [CIFAR10(str(root), train=t) for t in (True, False)]
     except RuntimeError:
         raise InputError(
             f"CIFAR-10 is not under {show_path(root)}; set download=True once, or data=folder:/path/to/cifar10"
         ) from None
-    parts = [Split(torch.tensor(s.targets), torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), []) for s in sets]
+    parts = [
+        Split(torch.tensor(s.targets), torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), []) for s in sets
+    ]
     return parts[0], parts[1], list(sets[0].classes)
+
+
+def _fetch(name: str, root: Path, download: Callable[[], object]) -> None:
+    """torchvision's download, which checks its digests."""
+    try:
+        download()
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"cannot download {name} to {show_path(root)} ({reason}); check the network, or set data_dir to a folder "
+            "that can be written"
+        ) from None
 
 
 def _select(split: Split, names: Sequence[str], subset: Sequence[str]) -> Split:
@@ -251,13 +192,22 @@ def _select(split: Split, names: Sequence[str], subset: Sequence[str]) -> Split:
 
 def load(config: Config) -> Dataset:
     """The dataset that `config` names. Raises InputError, before anything else starts, if it cannot be used."""
+    try:
+        return _load(config)
+    except OSError as error:
+        raise InputError(f"cannot read {show_path(Path(error.filename or config.data))} ({error.strerror})") from None
+
+
+def _load(config: Config) -> Dataset:
     kind, _, path = config.data.partition(":")
     root = Path(config.data_dir).expanduser() if config.data_dir else REPO / "data"
     if kind == "folder":
         train, test, names = _folder(Path(path).expanduser(), config)
     else:
-        train, test, names = {"digits": _digits, "fashion_mnist": _fashion_mnist, "cifar10": _cifar10}[kind](config, root)
-        if config.classes and train.images is not None and len(names) != len(config.classes):
+        train, test, names = {"digits": _digits, "fashion_mnist": _fashion_mnist, "cifar10": _cifar10}[kind](
+            config, root
+        )
+        if config.classes and set(names) != set(config.classes):
             if odd := sorted(set(config.classes) - set(names)):
                 raise InputError(f"{kind} has no class {odd[0]!r}; its classes: {', '.join(names)}")
             train, test = _select(train, names, config.classes), _select(test, names, config.classes)
@@ -272,7 +222,7 @@ def load(config: Config) -> Dataset:
         parts = [train.images.numpy().tobytes(), test.images.numpy().tobytes()]
     else:
         sample = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:4096]
-        decoder = _Decoder(train.paths, config.image_size, None)
+        decoder = Decoder(train.paths, config.image_size, None)
         pixels = torch.stack([decoder[i] for i in sample.tolist()])
         parts = [os.fsencode(p.name) + str(p.stat().st_size).encode() for p in train.paths + test.paths]
     digest = hashlib.sha256()

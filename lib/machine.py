@@ -1,15 +1,21 @@
-"""The machine around a run: its device, its memory, its signals, and the lines that a run prints."""
+"""The machine around a run: device, memory, signals, provenance, and the lines that it prints."""
 
+import os
+import platform
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from lib.errors import InputError
+from lib.presets import REPO
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,20 +49,49 @@ def clear_memory_errors() -> Iterator[None]:
         ) from None
 
 
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine, for every saved number."""
+    import timm
+
+    def git(*args: str) -> str:
+        try:
+            return subprocess.run(["git", "-C", str(REPO), *args], capture_output=True, text=True, timeout=10).stdout
+        except (OSError, subprocess.SubprocessError):
+            return ""
+
+    commit = git("rev-parse", "--short=10", "HEAD").strip() or "unknown"
+    if git("status", "--porcelain", "--untracked-files=no", "lib", "notebooks").strip():
+        commit += "+changes"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "commit": commit,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "device": device,
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
     """One printed line an epoch."""
     return (
         f"epoch {line['epoch']:>4}/{epochs}  loss {line['loss']:.4f} = reconstruction {line['reconstruction']:.4f} "
-        f"+ lam * uniformity {line['uniformity']:.3f}  validation: online {line['validation_online_token_full']:.1f}% "
-        f"rank {line['validation_rank_token']:.1f}  {speed:,.0f} images/s"
+        f"+ lam * uniformity {line['uniformity']:.3f}  "
+        f"validation: online {line['validation_online_token_full']:.1f}% rank {line['validation_rank_token']:.1f}  "
+        f"{speed:,.0f} images/s"
     )
 
 
 def progress(total: int, done: int, show: bool) -> tqdm:
     """A text bar with images/s and ETA; rare updates where a log or a notebook keeps every one."""
     live = sys.stdout.isatty()
-    return tqdm(total=total, initial=done, unit=" images", disable=not show, file=sys.stdout, ascii=True,
-                unit_scale=True, mininterval=0.5 if live else 20, maxinterval=1 if live else 60, smoothing=0.1)  # fmt: skip
+    intervals = {"mininterval": 0.5, "maxinterval": 1} if live else {"mininterval": 20, "maxinterval": 60}
+    look: dict[str, Any] = {"unit": " images", "unit_scale": True, "ascii": True, "smoothing": 0.1, "file": sys.stdout}
+    return tqdm(total=total, initial=done, disable=not show or None, **look, **intervals)
 
 
 @contextmanager

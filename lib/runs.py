@@ -5,11 +5,8 @@ import hashlib
 import io
 import json
 import os
-import platform
 import re
 import socket
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -24,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lib.errors import InputError, RunBusy
+from lib.machine import provenance
 from lib.models import MAE, encoder_args
 from lib.presets import PRESETS, REPO, Config
 
@@ -77,7 +75,9 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     try:
         return json.loads(text)
     except ValueError:
-        raise InputError(f"{path} is damaged (no JSON); delete the folder {path.parent.name} to train it again") from None
+        raise InputError(
+            f"{path} is damaged (no JSON); delete the folder {path.parent.name} to train it again"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -101,12 +101,16 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises InputError if it is absent, truncated or altered."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
             expected = (file.metadata() or {}).get("sha256")
     except FileNotFoundError:
-        raise InputError(f"no weights at {path}; train this run, or if it is marked finished delete its folder") from None
+        raise InputError(
+            f"no weights at {path}; train this run, or if it is marked finished delete its folder"
+        ) from None
     except Exception as error:
-        raise InputError(f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again") from None
+        raise InputError(
+            f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again"
+        ) from None
     if expected != _digest(tensors):
         raise InputError(f"{path} was altered after it was written (SHA-256 differs); delete it and train again")
     return tensors
@@ -124,38 +128,13 @@ def load_state(path: Path) -> dict[str, Any]:
     """The state that `save_state` wrote; nothing in the file can run (weights_only). InputError if it is damaged."""
     head, _, payload = path.read_bytes().partition(b"\n")
     if head.decode("ascii", "replace") != hashlib.sha256(payload).hexdigest():
-        raise InputError(f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from its start")
+        raise InputError(
+            f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
+        )
     try:
         return torch.load(io.BytesIO(payload), weights_only=True)
     except Exception as error:
         raise InputError(f"{path} is not a training state ({type(error).__name__}); delete it to start again") from None
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, versions and machine, for every saved number."""
-    import timm
-
-    def git(*args: str) -> str:
-        try:
-            return subprocess.run(["git", "-C", str(REPO), *args], capture_output=True, text=True, timeout=10).stdout
-        except (OSError, subprocess.SubprocessError):
-            return ""
-
-    commit = git("rev-parse", "--short=10", "HEAD").strip() or "unknown"
-    if git("status", "--porcelain", "--untracked-files=no", "lib", "notebooks").strip():
-        commit += "+changes"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {
-        "commit": commit,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
-        "device": device,
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
 
 
 def run_name(config: Config) -> str:
@@ -204,7 +183,9 @@ class Run:
         except (OSError, KeyError, ValueError):
             same = False
         if not same:
-            raise InputError(f"{self.folder} was moved or deleted while it was being trained; run again to start it anew")
+            raise InputError(
+                f"{self.folder} was moved or deleted while it was being trained; run again to start it anew"
+            )
         return self.folder
 
     def snapshot_epochs(self) -> list[int]:
@@ -235,15 +216,17 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = open(self.folder / "lock", "a+")  # noqa: SIM115
         except OSError as error:
-            raise InputError(f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder") from None
+            raise InputError(
+                f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder"
+            ) from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 raise RunBusy(
-                    f"run {self.folder.name} is being trained by {file.read().strip() or 'another process'}; wait for it, "
-                    "then run this again to reuse its result"
+                    f"run {self.folder.name} is being trained by {file.read().strip() or 'another process'}; wait for "
+                    "it, then run this again to reuse its result"
                 ) from None
             _locks[self.folder] = file
             file.truncate(0)
@@ -281,7 +264,9 @@ def export_encoder(encoder: torch.nn.Module, config: Config, folder: Path) -> No
     size = [config.channels, config.image_size, config.image_size]
     description = {
         "architecture": "vit_base_patch16_224", "num_classes": 0, "model_args": encoder_args(config),
-        "pretrained_cfg": {"input_size": size, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"},
+        "pretrained_cfg": {
+            "input_size": size, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head",
+        },
     }  # fmt: skip
     write_json(folder / "config.json", description)
 

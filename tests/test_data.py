@@ -1,4 +1,4 @@
-"""Datasets: one in-memory form, streams with the same pixels, every kind of image file. Bad input: test_bad_input.py."""
+"""Datasets: one in-memory form, streams with the same pixels, every kind of image file."""
 
 import gzip
 import os
@@ -9,7 +9,8 @@ import torch
 from helpers import few, folder_config, image_folder, small
 from PIL import Image
 
-from lib.data import load, open_image, read_idx, validation_mask
+from lib.data import load, read_idx, validation_mask
+from lib.images import open_image
 
 
 def write_idx(path, array: np.ndarray) -> None:

@@ -70,7 +70,7 @@ def test_identical_rows(form, value):
 
 @pytest.mark.parametrize("form,value", [("spectral", D), ("released", 1), ("euclidean", -4 * D * 2 / 3)])
 def test_identity_6_antipodal_rows_fool_eq_9_alone(form, value):
-    """+-v: Eq. 9 is at its minimum (two of three other views are at distance 4D), both cosine forms at their maximum."""
+    """+-v: Eq. 9 is at its minimum (2 of 3 other views at distance 4D), both cosine forms at their maximum."""
     x = torch.cat([ORTHOGONAL[:1], -ORTHOGONAL[:1]]).repeat(2, 1)
     assert uniformity_loss(x, form).item() == pytest.approx(value, abs=1e-11)
 
@@ -113,7 +113,7 @@ def test_identity_5_released_is_one_over_the_participation_ratio():
 
 
 def test_identity_7_gradients_through_the_layer_norm():
-    """With F the normalised rows: d released / df_i = (4/B^2) f_i F^T F / D^2; d Eq. 9 / df_i = -(4/(B-1)) (f_i - mean)."""
+    """d released / df_i = (4/B^2) f_i F^T F / D^2 and d Eq. 9 / df_i = -(4/(B-1)) (f_i - mean), F the normalised rows."""
     x = features().requires_grad_()
     f = F.layer_norm(x, (10,))
     closed = {

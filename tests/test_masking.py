@@ -57,7 +57,7 @@ def test_a_ratio_outside_zero_to_one_is_refused(ratio):
 
 
 def test_a_ratio_that_leaves_nothing_visible_is_refused_with_the_highest_that_works():
-    with pytest.raises(InputError, match="leaves none of 16 patches visible; use at most 0.9375"):
+    with pytest.raises(InputError, match=r"leaves none of 16 patches visible; use at most 0\.9375"):
         num_visible(16, 0.95)
     assert num_visible(16, 0.9375) == 1
 

@@ -1,6 +1,7 @@
 """Configs: what they accept, what identifies a run, and the parameters of a notebook. Bad input: test_bad_input.py."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -55,8 +56,8 @@ def test_a_field_enters_the_identity_exactly_if_it_decides_the_result(name):
 
 
 def test_without_the_uniformity_term_its_form_and_place_do_not_count():
-    zero = {resolve(lam=lam, uniformity=u, pool=p).hash8
-            for lam in (0, 0.0, -0.0) for u in ("spectral", "released", "euclidean") for p in ("token", "avg")}  # fmt: skip
+    forms = itertools.product((0, 0.0, -0.0), ("spectral", "released", "euclidean"), ("token", "avg"))
+    zero = {resolve(lam=lam, uniformity=form, pool=pool).hash8 for lam, form, pool in forms}
     assert len(zero) == 1
     assert resolve(lam=0.1).hash8 != resolve(lam=0.1, pool="avg").hash8
 
@@ -78,7 +79,11 @@ def test_a_config_cannot_be_changed():
         small().lam = 1  # type: ignore[misc]
 
 
-CELL = "# parameters\npreset: str = 'digits-vit-nano'  # help\nlam: float = 0.01\nseeds: list = [0]\npool: str | None = None"
+CELL = """# parameters
+preset: str = 'digits-vit-nano'  # help
+lam: float = 0.01
+seeds: list = [0]
+pool: str | None = None"""
 
 
 def test_parameters_of_a_notebook():

@@ -285,8 +285,13 @@ def test_other_precisions_train(precision):
     }
 
 
-@pytest.mark.parametrize("fields", [{"mask_ratio": 0}, {"mask_ratio": 0.93}, {"norm_pix_loss": True}, {"normalize": "unit"},
-                                    {"augment": "crop"}, {"pool": "avg"}, {"uniformity": "euclidean"}, {"snapshots": 0}])  # fmt: skip
+RECIPES = [
+    {"mask_ratio": 0}, {"mask_ratio": 0.93}, {"norm_pix_loss": True}, {"normalize": "unit"}, {"augment": "crop"},
+    {"pool": "avg"}, {"uniformity": "euclidean"}, {"snapshots": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", RECIPES)
 def test_every_kind_of_recipe_trains(fields):
     config = small(**fields)
     run = train(config, few(config))
