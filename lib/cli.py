@@ -17,18 +17,20 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def read_arguments(argv: Sequence[str]) -> Config:
     """The checked Config that a command line names; InputError, one line, if it cannot be one."""
     parser = _Parser(prog="python -m lib.train", description=__doc__, allow_abbrev=False)
     for f in FIELDS.values():
         kind = f.type.__name__ if isinstance(f.type, type) else "names, with commas"
-        text = "|".join(CHOICES.get(f.name, ())) or kind
-        parser.add_argument(f"--{f.name.replace('_', '-')}", f"--{f.name}", dest=f.name, metavar="X", help=text)
+        spellings = dict.fromkeys((_option(f.name), f"--{f.name}"))
+        parser.add_argument(*spellings, dest=f.name, metavar="X", help="|".join(CHOICES.get(f.name, ())) or kind)
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise InputError(
-            f"unknown option {unknown[0]!r}: {did_you_mean(unknown[0], sorted(parser._option_string_actions))}"
-        )
+        raise InputError(f"unknown option {unknown[0]!r}: {did_you_mean(unknown[0], [_option(n) for n in FIELDS])}")
     given = {name: text for name, text in vars(known).items() if text is not None}
     preset = given.pop("preset", "digits-vit-nano")
     return resolve(preset, **{name: _convert(name, text) for name, text in given.items()})
@@ -50,10 +52,13 @@ def _convert(name: str, text: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, and exits with 0, 2 for an InputError, 130 or 143 after SIGINT or SIGTERM."""
+    from lib.launch import process_group
     from lib.train import train
 
     try:
-        train(read_arguments(sys.argv[1:] if argv is None else argv))
+        config = read_arguments(sys.argv[1:] if argv is None else argv)
+        with process_group():
+            train(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(128 + error.number if isinstance(error, Interrupted) else 2)

@@ -70,6 +70,7 @@ class Config:
     workers: int = _where(2)  # decoding processes of a streamed folder
     device: str = _where("auto")
     compile: bool = _where(False)
+    shard: bool = _where(False)  # every process keeps a part of the weights (FSDP2); False: all of them (DDP)
     checkpoint_every: int = _where(1)  # epochs; a signal also saves, at the next step
 
     @property
@@ -214,10 +215,22 @@ def validate(c: Config) -> None:
     num_visible(c.num_patches, c.mask_ratio)
 
 
+def _declared(source: str) -> dict[str, str]:
+    """The names that a parameters cell declares, with their types: `lam: float = 0.001` or, where None stands for
+    the preset's value, `epochs = None  # type: int` (papermill's help cannot read `int | None`)."""
+    declared = {}
+    for node in ast.parse(source, type_comments=True).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            declared[node.target.id] = ast.unparse(node.annotation)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.type_comment:
+            declared[node.targets[0].id] = f"{node.type_comment.split()[0]} | None"
+    return declared
+
+
 def read_parameters(history: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
     """A notebook's parameters, checked: `read_parameters(In, globals())` in the cell after the parameters.
 
-    Reads from IPython's history the annotated names of the parameters cell and the names that papermill injected
+    Reads from IPython's history the names that the parameters cell declares and the names that papermill injected
     after it. papermill only warns about a name that the notebook does not have; this raises InputError with the
     nearest known name, and for a value of another type than annotated. Returns {name: value}.
     """
@@ -226,10 +239,7 @@ def read_parameters(history: Sequence[str], values: Mapping[str, Any]) -> dict[s
     for source in history:
         first = source.lstrip().split("\n", 1)[0]
         if first.startswith("# parameters"):
-            body = ast.parse(source).body
-            declared = {n.target.id: ast.unparse(n.annotation) for n in body
-                        if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}  # fmt: skip
-            injected = []
+            declared, injected = _declared(source), []
         elif first.startswith("# Parameters"):
             names = [n.targets[0] for n in ast.parse(source).body if isinstance(n, ast.Assign)]
             injected = [n.id for n in names if isinstance(n, ast.Name)]

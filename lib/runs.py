@@ -257,9 +257,11 @@ def open_run(config: Config) -> Run:
     return Run(config, outputs() / "runs" / run_name(config))
 
 
-def export_encoder(encoder: torch.nn.Module, config: Config, folder: Path) -> None:
-    """Writes the encoder so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back."""
-    state = {k: v.detach().cpu().float().contiguous() for k, v in encoder.state_dict().items()}
+def export_encoder(weights: dict[str, Tensor], config: Config, folder: Path) -> None:
+    """Writes the encoder of an MAE's weights so that `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it
+    back."""
+    own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+    state = {k: v.detach().cpu().float().contiguous() for k, v in own.items()}
     write_atomic(folder / "model.safetensors", save(state))
     size = [config.channels, config.image_size, config.image_size]
     description = {

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lib import parallel
 from lib.augment import NOISE, augment
 from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
@@ -78,8 +78,12 @@ class Trainer:
 
     def __init__(self, config: Config, data: Dataset, run: Run) -> None:
         self.config, self.data, self.run = config, data, run
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.rank, self.world = parallel.place()
+        if config.batch_size % (config.accum_steps * self.world):
+            raise InputError(
+                f"batch_size {config.batch_size} must be a multiple of accum_steps {config.accum_steps} times "
+                f"{self.world} processes; change one of them"
+            )
         self.device = pick_device(config.device)
         self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.micro = config.batch_size // config.accum_steps // self.world
@@ -91,9 +95,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.objective = Objective(config, len(data.class_names)).to(self.device, self.dtype)
-        self.model: nn.Module = self.objective
-        if self.world > 1:
-            self.model = nn.parallel.DistributedDataParallel(self.objective)
+        self.model: nn.Module = parallel.distribute(self.objective, config.shard)
         if config.compile:
             self.model = torch.compile(self.model)  # type: ignore[assignment]
         self.optimizer = self._optimizer()
@@ -142,8 +144,7 @@ class Trainer:
         self.model.train()
         for i, (images, masks, labels) in enumerate(self.micro_batches(epoch)):
             last = (i + 1) % c.accum_steps == 0
-            sync = nullcontext() if last or self.world == 1 else self.model.no_sync()  # type: ignore[operator]
-            with sync:
+            with parallel.gradient_sync(self.model, last):
                 with self._autocast():
                     total, terms = self.model(images, masks, labels)
                 (total / c.accum_steps).backward()
@@ -161,25 +162,18 @@ class Trainer:
             self.optimizer.zero_grad()
             self.step += 1
             bar.update(c.batch_size)
-            if self.agree(bool(should_stop)):
+            if parallel.largest(len(should_stop)):
                 return
 
-    def agree(self, stop: bool) -> bool:
-        """Whether any process wants to stop."""
-        if self.world == 1:
-            return stop
-        flag = torch.tensor(float(stop), device=self.device)
-        dist.all_reduce(flag)
-        return flag.item() > 0
-
     def check_finite(self) -> None:
-        if (bad := int(self.bad_step)) >= 0:
+        if (bad := parallel.largest(int(self.bad_step))) >= 0:
             self._stop_not_finite(f"the loss is not finite at step {bad}", bad)
 
     def check_weights(self) -> None:
         """What no checkpoint may hold: a step can spoil the weights after a finite loss."""
         self.check_finite()
-        if not torch.stack([p.isfinite().all() for p in self.objective.parameters()]).all():
+        finite = all(torch.stack([p.isfinite().all() for p in parallel.own_parts(self.objective)]))
+        if parallel.largest(not finite):
             self._stop_not_finite(f"the weights are not finite after step {self.step - 1}", self.step - 1)
 
     def _stop_not_finite(self, what: str, step: int) -> None:
@@ -220,24 +214,31 @@ class Trainer:
             out[f"online_{name}"] = 100 * (head(f).argmax(1) == labels).double().mean().item()
         for pool in POOLS:
             out[f"rank_{pool}"] = effective_rank(whole[f"{pool}_masked"])
-            out[f"spectral_{pool}"] = uniformity_loss(whole[f"{pool}_masked"].double()).item()
+            out[f"spectral_{pool}"] = uniformity_loss(whole[f"{pool}_masked"].double(), local=True).item()
         return {f"{split}_{k}": v for k, v in out.items()}
 
     def state(self) -> dict[str, Any]:
         return {
             "config": self.config.hash8, "torch": str(torch.__version__).split("+")[0], "step": self.step,
-            "sums": self.sums.cpu(), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "sums": parallel.average_(self.sums).cpu(), "objective": parallel.whole(self.objective.state_dict()),
+            "optimizer": parallel.whole(self.optimizer.state_dict()),
         }  # fmt: skip
 
     def save(self) -> None:
         self.check_weights()
+        state = self.state()
         if self.rank == 0:
-            save_state(self.run.held() / "state.pt", self.state())
+            save_state(self.run.held() / "state.pt", state)
 
     def resume(self) -> bool:
         """Goes on from the saved state, if there is one; metrics that came after it are dropped."""
         path = self.run.folder / "state.pt"
-        if not path.is_file():
+        found = path.is_file()
+        if parallel.largest(found) != found:
+            raise InputError(
+                f"process {self.rank} does not see {path}; set UMAE_OUTPUTS to a folder that all nodes share"
+            )
+        if not found:
             return False
         state, own = load_state(path), self.state()
         if missing := sorted(own.keys() - state.keys()):
@@ -246,11 +247,11 @@ class Trainer:
             raise InputError(f"{path} belongs to another run; delete it to start this one again")
         if state["torch"] != own["torch"]:
             raise InputError(
-                f"{path} was written by torch {state['torch']}, this is {own['torch']}: its weights would not be those of "
-                "one run; install that version to resume, or delete the file to train from the start"
+                f"{path} was written by torch {state['torch']}, this is {own['torch']}: its weights would not be those "
+                "of one run; install that version to resume, or delete the file to train from the start"
             )
-        load_into(self.objective, state["objective"], path)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_into(self.objective, parallel.model_part(state["objective"], self.objective), path)
+        self.optimizer.load_state_dict(parallel.optimizer_part(state["optimizer"], self.optimizer))
         self.step = state["step"]
         self.sums = state["sums"].to(self.device)
         return True
@@ -262,9 +263,9 @@ class Trainer:
             self.run.add_line("timing.jsonl", {"epoch": line["epoch"], "seconds": seconds})
 
     def snapshot(self, epoch: int) -> None:
+        weights = parallel.whole(self.objective.mae.state_dict())
         if self.rank == 0:
-            path = self.run.held() / f"snapshots/epoch-{epoch:05d}.safetensors"
-            save_weights(path, self.objective.mae.state_dict())
+            save_weights(self.run.held() / f"snapshots/epoch-{epoch:05d}.safetensors", weights)
 
     def fit(self, should_stop: list[int]) -> None:
         """From the current step to the last, with a checkpoint every `checkpoint_every` epochs."""
@@ -282,7 +283,7 @@ class Trainer:
                     self.save()
                     raise self.interrupted(should_stop)
                 self.check_weights()
-                terms = (self.sums / self.steps_per_epoch).tolist()
+                terms = (parallel.average_(self.sums) / self.steps_per_epoch).tolist()
                 seconds = time.perf_counter() - start
                 self.sums.zero_()
                 if done % c.eval_every == 0 or done == c.epochs:
@@ -290,10 +291,12 @@ class Trainer:
                     line |= self.measure("validation")
                     self.log(line, seconds)
                     if self.rank == 0 and (done % max(1, c.epochs // 10) == 0):
-                        bar.write(describe(line, c.epochs, self.steps_per_epoch * c.batch_size / seconds), file=sys.stdout)
+                        bar.write(
+                            describe(line, c.epochs, self.steps_per_epoch * c.batch_size / seconds), file=sys.stdout
+                        )
                 if done in wanted:
                     self.snapshot(done)
-                stop = done < c.epochs and self.agree(bool(should_stop))
+                stop = done < c.epochs and parallel.largest(len(should_stop)) > 0
                 if done % c.checkpoint_every == 0 or done == c.epochs or stop:
                     self.save()
                 if stop:
@@ -305,12 +308,20 @@ class Trainer:
 
     def finish(self) -> None:
         """Final weights, the encoder for timm, and last of all the result that marks the run as finished."""
-        result = {"epochs": self.config.epochs, "steps": self.step, **self.measure("validation"), **self.measure("test")}
+        result = {
+            "epochs": self.config.epochs,
+            "steps": self.step,
+            **self.measure("validation"),
+            **self.measure("test"),
+        }
+        weights = parallel.whole(self.objective.mae.state_dict())
         if self.rank == 0:
             folder = self.run.held()
-            save_weights(folder / "model.safetensors", self.objective.mae.state_dict())
-            export_encoder(self.objective.mae.encoder, self.config, folder / "encoder")
-            write_json(folder / "result.json", {**result, **{k: self.run.record[k] for k in ("commit", "time", "device")}})
+            save_weights(folder / "model.safetensors", weights)
+            export_encoder(weights, self.config, folder / "encoder")
+            write_json(
+                folder / "result.json", {**result, **{k: self.run.record[k] for k in ("commit", "time", "device")}}
+            )
             (folder / "state.pt").unlink(missing_ok=True)
 
 
@@ -322,33 +333,35 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     NonFiniteLoss, RunBusy, and Interrupted after a signal, once the state is saved.
     """
     config = replace(config, **config.identity())  # one spelling for all that name the same run
-    run, leader = open_run(config), not dist.is_initialized() or dist.get_rank() == 0
+    run, (rank, world) = open_run(config), parallel.place()
 
     def finished() -> bool:
-        if (result := run.result) and leader:
+        found = parallel.largest(run.result is not None) > 0
+        if found and rank == 0 and (result := run.result):
             print(f"reusing {run.folder.name}: finished {result['time']} at commit {result['commit']}")
-        return bool(result)
+        return found
 
     if finished():
         return run
     pick_device(config.device)
-    data = data or load(config)
+    with parallel.leader_first() if config.download else nullcontext():
+        data = data or load(config)
     if config.batch_size > len(data.train):
         raise InputError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images; lower it")
-    with run.lock() if leader else nullcontext(), clear_memory_errors():
+    with run.lock() if rank == 0 else nullcontext(), clear_memory_errors():
         if finished():  # by the process that held the lock
             return run
         run.check_data(data.fingerprint)
         trainer = Trainer(config, data, run)
         resumed = trainer.resume()
-        if leader:
-            run.write_record(fingerprint=data.fingerprint)
-            print(f"{f'resuming at step {trainer.step}' if resumed else 'training'} {run.folder.name} on {trainer.device}")
+        if rank == 0:
+            run.write_record(fingerprint=data.fingerprint, processes=world)
+            what = f"resuming at step {trainer.step}" if resumed else "training"
+            print(f"{what} {run.folder.name} on {trainer.device}" + (f" in {world} processes" if world > 1 else ""))
         with signals() as should_stop:
             trainer.fit(should_stop)
         trainer.finish()
-        if dist.is_initialized():
-            dist.barrier()
+        parallel.largest(0)  # nobody leaves before the files of rank 0 are there
     return run
 
 

@@ -98,7 +98,7 @@ def test_the_state_dict_loads_into_timm_strictly():
 def test_the_export_comes_back_through_timms_local_dir(tmp_path):
     config = resolve("digits-vit-nano")
     model, images = seeded(config), images_for(config)
-    export_encoder(model.encoder, config, tmp_path / "encoder")
+    export_encoder(model.state_dict(), config, tmp_path / "encoder")
     back = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True).eval()
     assert same_tensors(back.state_dict(), model.encoder.state_dict())
     with torch.no_grad():
