@@ -7,7 +7,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from lib.masking import Masks, patchify, take
+from lib.masking import Masks, patchify, take, unpatchify
 from lib.presets import Config
 
 
@@ -113,6 +113,21 @@ class MAE(nn.Module):
         """What `decode` is to predict: x2 of Eq. 1, or all patches if nothing is removed."""
         ids = masks.ids_remove if masks.ids_remove.shape[1] else masks.ids_keep
         return take(patchify(images, self.patch_size), ids)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, masks: Masks, norm_pix_loss: bool = False) -> Tensor:
+        """images (B, C, H, W) with their removed patches replaced by the prediction.
+
+        A prediction of normalised patches is scaled back with the true patches' mean and deviation.
+        """
+        patches = patchify(images, self.patch_size)
+        pred = self(images, masks)[1].to(patches.dtype)
+        if norm_pix_loss:
+            target = self.targets(images, masks)
+            pred = pred * (target.var(-1, keepdim=True) + 1e-6).sqrt() + target.mean(-1, keepdim=True)
+        visible = take(patches, masks.ids_keep)
+        filled = torch.cat([visible, pred], 1) if masks.ids_remove.shape[1] else pred
+        return unpatchify(take(filled, masks.ids_restore), self.patch_size, (images.shape[-2], images.shape[-1]))
 
 
 def pool_tokens(latent: Tensor, pool: str) -> Tensor:

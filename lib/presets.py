@@ -120,7 +120,7 @@ PRESETS: dict[str, Config] = {
     c.preset: c
     for c in (
         _preset("digits-vit-nano", "digits", 8, 2, (64, 3, 4), (32, 1, 2),
-                epochs=60, warmup_epochs=5, batch_size=128, base_lr=4e-3, eval_every=2),
+                epochs=60, warmup_epochs=5, batch_size=64, base_lr=8e-3, eval_every=2),
         _preset("fashion-vit-micro", "fashion_mnist", 28, 4, MICRO, (64, 1, 4), **CPU_STUDY),
         _preset("cifar10-vit-micro", "cifar10", 32, 4, MICRO, (64, 1, 4), **CPU_STUDY),
         _preset("cifar10-vit-tiny", "cifar10", 32, 2, TINY, (192, 4, 3), **PAPER_CIFAR),
@@ -131,9 +131,9 @@ PRESETS: dict[str, Config] = {
 }  # fmt: skip
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str], otherwise: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else otherwise or f"known: {', '.join(known)}"
 
 
 def check_type(name: str, value: Any, kinds: str) -> Any:
