@@ -30,7 +30,8 @@ def read_arguments(argv: Sequence[str]) -> Config:
         parser.add_argument(*spellings, dest=f.name, metavar="X", help="|".join(CHOICES.get(f.name, ())) or kind)
     known, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}: {did_you_mean(unknown[0], [_option(n) for n in FIELDS])}")
+        name = _option(unknown[0].split("=")[0].strip("-"))
+        raise InputError(f"unknown option {unknown[0]!r}: {did_you_mean(name, [*map(_option, FIELDS)], 'see --help')}")
     given = {name: text for name, text in vars(known).items() if text is not None}
     preset = given.pop("preset", "digits-vit-nano")
     return resolve(preset, **{name: _convert(name, text) for name, text in given.items()})

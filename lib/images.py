@@ -41,7 +41,8 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 def show_path(path: Path) -> str:
     """A path that can be printed whatever bytes its name holds."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_image(path: Path, decode: bool = True) -> Image.Image:
@@ -73,6 +74,8 @@ def open_image(path: Path, decode: bool = True) -> Image.Image:
 
 def scan(folder: Path, expected: Sequence[str] | None, subset: Sequence[str]) -> tuple[list[str], list[Path], Tensor]:
     """Class names, paths and labels of folder/<class>/<image>, sorted by name."""
+    if broken := sorted(d for d in folder.iterdir() if d.is_symlink() and not d.exists()):
+        raise InputError(f"{show_path(broken[0])} is a link that leads nowhere; repair or remove it")
     names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
     if missing := sorted(set(subset) - set(names)):
         raise InputError(f"{show_path(folder)} has no class {missing[0]!r}; `classes` must name its subfolders")

@@ -43,7 +43,7 @@ def clear_memory_errors() -> Iterator[None]:
         text = str(error)
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in text:
             raise
-        detail = text.split(". ")[0].split("\n")[0] or type(error).__name__
+        detail = text.split(". ")[0].split("\n")[0] if isinstance(error, torch.OutOfMemoryError) else "CPU"
         raise InputError(
             f"out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower batch_size, or use bf16"
         ) from None
@@ -91,7 +91,7 @@ def progress(total: int, done: int, show: bool) -> tqdm:
     live = sys.stdout.isatty()
     intervals = {"mininterval": 0.5, "maxinterval": 1} if live else {"mininterval": 20, "maxinterval": 60}
     look: dict[str, Any] = {"unit": " images", "unit_scale": True, "ascii": True, "smoothing": 0.1, "file": sys.stdout}
-    return tqdm(total=total, initial=done, disable=not show or None, **look, **intervals)
+    return tqdm(total=total, initial=done, disable=not show, **look, **intervals)
 
 
 @contextmanager

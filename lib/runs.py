@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -132,7 +133,8 @@ def load_state(path: Path) -> dict[str, Any]:
             f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
         )
     try:
-        return torch.load(io.BytesIO(payload), weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(io.BytesIO(payload), weights_only=True)
     except Exception as error:
         raise InputError(f"{path} is not a training state ({type(error).__name__}); delete it to start again") from None
 

@@ -113,7 +113,7 @@ def test_identity_5_released_is_one_over_the_participation_ratio():
 
 
 def test_identity_7_gradients_through_the_layer_norm():
-    """d released / df_i = (4/B^2) f_i F^T F / D^2 and d Eq. 9 / df_i = -(4/(B-1)) (f_i - mean), F the normalised rows."""
+    """F the normalised rows: released has (4/B^2) f_i F^T F / D^2, Eq. 9 has -(4/(B-1)) (f_i - mean)."""
     x = features().requires_grad_()
     f = F.layer_norm(x, (10,))
     closed = {

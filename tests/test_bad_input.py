@@ -1,0 +1,656 @@
+"""Bad input, one row each: the exact line that is printed, exit status 2, nothing trained, nothing written."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import cli, cli_args, few, folder_config, image_folder, small
+from PIL import Image
+from test_data import fashion_files, write_idx
+
+import lib.data
+import lib.train
+from lib.cli import FIELDS, main
+from lib.errors import InputError, Interrupted
+from lib.evaluate import evaluate
+from lib.presets import read_parameters, resolve
+from lib.runs import load_state, open_run, save_state
+
+
+def tree(folder) -> dict[str, bytes]:
+    """Every file but the lock, which says who looked last."""
+    found = (
+        {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        if folder.exists()
+        else {}
+    )
+    return {name: content for name, content in found.items() if not name.endswith("lock")}
+
+
+@pytest.fixture
+def refused(monkeypatch, capfd, outputs):
+    """refused(argv) -> the line that `python -m lib.train` prints, having checked what must hold for all."""
+    monkeypatch.setattr(lib.train.Trainer, "train_epoch", lambda *_: pytest.fail("trained"))
+
+    def run(*argv: str) -> str:
+        before = tree(outputs)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(argv)
+        assert ended.value.code == 2
+        assert tree(outputs) == before
+        out, err = capfd.readouterr()
+        assert out == "" and err.endswith("\n") and err.count("\n") == 1 and err.startswith("error: ")
+        return err[len("error: ") : -1]
+
+    return run
+
+
+# ---- parameters -----------------------------------------------------------------------------------------------------
+
+NO_DEVICE = "device {!r} is not available here; use auto, cpu, or a cuda device that exists"
+HEADS = "{} must be a multiple of {} and of 4 (sin-cos positions)"
+PRESETS = (
+    "digits-vit-nano, fashion-vit-micro, cifar10-vit-micro, cifar10-vit-tiny, cifar10-vit-base, imagenet100-vit-base, "
+    "imagenet100-vit-large"
+)
+PARAMETERS = [
+    (["--lamda", "0.1"], "unknown option '--lamda': did you mean '--lam'?"),
+    (["--learning-rat", "1"], "unknown option '--learning-rat': see --help"),
+    (["lam=0.1"], "unknown option 'lam=0.1': did you mean '--lam'?"),
+    (["--lam"], "argument --lam: expected one argument"),
+    (["--epochs", "three"], "epochs must be int, got 'three'"),
+    (["--epochs", "3.5"], "epochs must be int, got '3.5'"),
+    (["--lam", "a lot"], "lam must be float, got 'a lot'"),
+    (["--norm-pix-loss", "maybe"], "norm_pix_loss must be true or false, got 'maybe'"),
+    (["--lam", "-0.1"], "lam must be finite and at least 0, got -0.1"),
+    (["--lam", "nan"], "lam must be finite and at least 0, got nan"),
+    (["--lam", "inf"], "lam must be finite and at least 0, got inf"),
+    (["--base-lr", "nan"], "base_lr must be finite and at least 0, got nan"),
+    (["--weight-decay", "-1"], "weight_decay must be finite and at least 0, got -1.0"),
+    (["--mask-ratio", "1"], "mask_ratio must be in [0, 1), got 1.0; the paper uses 0.75"),
+    (["--mask-ratio", "1.5"], "mask_ratio must be in [0, 1), got 1.5; the paper uses 0.75"),
+    (["--mask-ratio", "-0.5"], "mask_ratio must be in [0, 1), got -0.5; the paper uses 0.75"),
+    (["--mask-ratio", "nan"], "mask_ratio must be in [0, 1), got nan; the paper uses 0.75"),
+    (["--mask-ratio", "0.97"], "mask_ratio 0.97 leaves none of 16 patches visible; use at most 0.9375"),
+    (["--patch-size", "3"], "patch_size 3 does not divide image_size 8; choose a divisor"),
+    (["--patch-size", "0"], "patch_size must be at least 1, got 0"),
+    (["--num-heads", "3"], HEADS.format("embed_dim 16", "num_heads 3")),
+    (["--decoder-heads", "5"], HEADS.format("decoder_dim 16", "decoder_heads 5")),
+    (["--embed-dim", "18"], HEADS.format("embed_dim 18", "num_heads 2")),
+    (["--epochs", "0"], "epochs must be at least 1, got 0"),
+    (["--epochs", "-3"], "epochs must be at least 1, got -3"),
+    (["--warmup-epochs", "3"], "warmup_epochs 3.0 must not exceed epochs 2"),
+    (["--batch-size", "5000"], "batch_size 5000 exceeds the 1437 training images; lower it"),
+    (["--batch-size", "1"], "batch_size 1 must be a multiple of accum_steps 1 and leave at least 2 images"),
+    (["--accum-steps", "3"], "batch_size 64 must be a multiple of accum_steps 3 and leave at least 2 images"),
+    (["--preset", "digits-vit-nan"], "unknown preset 'digits-vit-nan': did you mean 'digits-vit-nano'?"),
+    (["--preset", "zzz"], f"unknown preset 'zzz': known: {PRESETS}"),
+    (["--preset", "../../etc"], f"unknown preset '../../etc': known: {PRESETS}"),
+    (["--data", "mnist"], "unknown data 'mnist': expected digits, fashion_mnist, cifar10 or folder:/path/to/images"),
+    (
+        ["--data", "digits:/x"],
+        "unknown data 'digits:/x': expected digits, fashion_mnist, cifar10 or folder:/path/to/images",
+    ),
+    (
+        ["--data", "folder:"],
+        "preset digits-vit-nano needs its images: set data to folder:/path, which holds train/ and val/",
+    ),
+    (["--uniformity", "entropy"], "uniformity must be one of spectral, released, euclidean, got 'entropy'"),
+    (["--pool", "max"], "pool must be one of token, avg, got 'max'"),
+    (["--precision", "fp8"], "precision must be one of fp32, bf16, fp64, got 'fp8'"),
+    (["--augment", "mixup"], "augment must be one of none, flip, crop, resized_crop, got 'mixup'"),
+    (["--device", "gpu"], NO_DEVICE.format("gpu")),
+    (["--device", "meta"], NO_DEVICE.format("meta")),
+    (["--device", "cuda:99"], NO_DEVICE.format("cuda:99")),
+    (["--seed", "-1"], "seed must be finite and at least 0, got -1"),
+    (["--seed", str(2**63)], f"seed must be below 2**63, got {2**63}"),
+    (["--workers", "-1"], "workers must be finite and at least 0, got -1"),
+    (["--classes", "3"], "classes must name at least 2 different classes, or none for all, got ['3']"),
+    (["--classes", "3,3"], "classes must name at least 2 different classes, or none for all, got ['3', '3']"),
+    (["--classes", "3,11"], "digits has no class '11'; its classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+    (["--classes", "0,1,2,3,4,5,6,7,8,x"], "digits has no class 'x'; its classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+]
+
+
+@pytest.mark.parametrize("argv,line", PARAMETERS, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "")
+def test_parameters(refused, argv, line):
+    assert refused(*cli_args(), *argv) == line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_asked_for_where_there_is_none(refused):
+    assert refused(*cli_args(device="cuda")) == NO_DEVICE.format("cuda")
+
+
+API = [
+    ({"norm_pix_loss": "true"}, "norm_pix_loss must be bool, got the str 'true'; with papermill write True or False"),
+    ({"lam": "0.1"}, "lam must be float, got the str '0.1'"),
+    ({"lam": True}, "lam must be float, got the bool True"),
+    ({"epochs": 3.0}, "epochs must be int, got the float 3.0"),
+    ({"epochs": True}, "epochs must be int, got the bool True"),
+    ({"lamda": 0.1}, "unknown parameter 'lamda': did you mean 'lam'?"),
+    ({"preset": "x"}, "unknown parameter 'preset': known: " + ", ".join(n for n in FIELDS if n != "preset")),
+    ({"classes": "37"}, "classes must be tuple, got the str '37'"),
+    ({"classes": (3, 7)}, "classes must hold str only, got the int 3"),
+    ({"seed": [0, 1]}, "seed must be int, got the list [0, 1]"),
+]
+
+
+@pytest.mark.parametrize("fields,line", API, ids=lambda v: str(v)[:40] if isinstance(v, dict) else "")
+def test_parameters_of_a_notebook(fields, line):
+    with pytest.raises(InputError) as caught:
+        resolve("digits-vit-nano", **fields)
+    assert str(caught.value) == line
+    assert caught.value._render_traceback_() == [f"InputError: {line}"]
+
+
+def test_seeds_that_are_no_list_and_an_unknown_protocol():
+    cell = "# parameters\nseeds: list = [0]\n"
+    with pytest.raises(InputError) as caught:
+        read_parameters([cell, "# Parameters\nseeds = 3\n"], {"seeds": 3})
+    assert str(caught.value) == "seeds must be list, got the int 3"
+    for protocol, pool, line in (
+        ("svm", "token", "protocol must be one of online, sgd, mae, lbfgs, knn, got 'svm'"),
+        ("sgd", "max", "pool must be one of token, avg, got 'max'"),
+    ):
+        with pytest.raises(InputError) as caught:
+            evaluate(open_run(small()), protocol, pool)
+        assert str(caught.value) == line
+
+
+def test_the_command_as_a_user_types_it(outputs):
+    done = cli(*cli_args(lam=-1))
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "error: lam must be finite and at least 0, got -1.0\n",
+    )
+    assert not outputs.exists()
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def png_header(path, width, height):
+    """A PNG that claims a size and holds a few bytes: a decompression bomb."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    )
+
+
+def _cut(path, share=0.5):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def _link(path, target):
+    path.unlink()
+    path.symlink_to(target)
+
+
+def _only(root, name):
+    for split in ("train", "val"):
+        for folder in (root / split).iterdir():
+            if folder.name != name:
+                shutil.rmtree(folder)
+
+
+def _save(image, path):
+    image.save(path)
+
+
+UNREADABLE = "cannot read the image {image} ({error}); replace or remove it"
+FOLDERS = [
+    (
+        "missing",
+        lambda r: shutil.rmtree(r),
+        "no folder {root}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test",
+    ),
+    (
+        "a file",
+        lambda r: (shutil.rmtree(r), r.write_text("x")),
+        "no folder {root}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test",
+    ),
+    (
+        "no train",
+        lambda r: shutil.rmtree(r / "train"),
+        "{root} needs the subfolders train and val (or test), one folder per class in each",
+    ),
+    (
+        "no val",
+        lambda r: shutil.rmtree(r / "val"),
+        "{root} needs the subfolders train and val (or test), one folder per class in each",
+    ),
+    (
+        "empty class",
+        lambda r: [p.unlink() for p in (r / "train" / "dog").iterdir()],
+        "class folder {root}/train/dog holds no image; add images or remove it",
+    ),
+    (
+        "empty class in val",
+        lambda r: [p.unlink() for p in (r / "val" / "cat").iterdir()],
+        "class folder {root}/val/cat holds no image; add images or remove it",
+    ),
+    ("one class", lambda r: _only(r, "cat"), "{root}/train holds 1 class folders; expected at least 2"),
+    ("no class", lambda r: _only(r, ""), "{root}/train holds 0 class folders; expected at least 2"),
+    (
+        "class of val that train lacks",
+        lambda r: shutil.copytree(r / "val" / "dog", r / "val" / "emu"),
+        "class 'emu' is not in both train and val: train lacks it; both need the same classes",
+    ),
+    (
+        "class of train that val lacks",
+        lambda r: shutil.copytree(r / "train" / "dog", r / "train" / "emu"),
+        "class 'emu' is not in both train and val: val lacks it; both need the same classes",
+    ),
+    (
+        "class that is a symlink loop",
+        lambda r: (shutil.rmtree(r / "train" / "dog"), (r / "train" / "dog").symlink_to("dog")),
+        "{root}/train/dog is a link that leads nowhere; repair or remove it",
+    ),
+    ("truncated JPEG", lambda r: _cut(r / "train/cat/3.jpg"), UNREADABLE.replace("{error}", "OSError")),
+    (
+        "corrupt JPEG",
+        lambda r: (r / "train/cat/3.jpg").write_bytes(os.urandom(500)),
+        UNREADABLE.replace("{error}", "UnidentifiedImageError"),
+    ),
+    (
+        "text named .jpg",
+        lambda r: (r / "train/cat/3.jpg").write_text("not an image, but long enough to be one\n" * 20),
+        UNREADABLE.replace("{error}", "UnidentifiedImageError"),
+    ),
+    (
+        "empty file",
+        lambda r: (r / "train/cat/3.jpg").write_bytes(b""),
+        UNREADABLE.replace("{error}", "UnidentifiedImageError"),
+    ),
+    (
+        "folder named .jpg",
+        lambda r: ((r / "train/cat/3.jpg").unlink(), (r / "train/cat/3.jpg").mkdir()),
+        UNREADABLE.replace("{error}", "IsADirectoryError"),
+    ),
+    ("symlink loop", lambda r: _link(r / "train/cat/3.jpg", "3.jpg"), UNREADABLE.replace("{error}", "OSError")),
+    (
+        "dangling symlink",
+        lambda r: _link(r / "train/cat/3.jpg", "/nowhere"),
+        UNREADABLE.replace("{error}", "FileNotFoundError"),
+    ),
+    (
+        "bomb",
+        lambda r: png_header(r / "train/cat/3.jpg", 60_000, 60_000),
+        UNREADABLE.replace("{error}", "DecompressionBombError"),
+    ),
+    (
+        "large",
+        lambda r: png_header(r / "train/cat/3.jpg", 10_000, 10_000),
+        "{image} has 10000x10000 pixels, more than 89478485; shrink or remove it",
+    ),
+    (
+        "16 bits",
+        lambda r: Image.fromarray(np.zeros((9, 9), np.uint16)).save(r / "train/cat/3.jpg", "PNG"),
+        "{image} has I;16 pixels; expected 8 bits per channel: convert it to 8-bit RGB",
+    ),
+    (
+        "float pixels",
+        lambda r: Image.fromarray(np.zeros((9, 9), np.float32)).save(r / "train/cat/3.jpg", "TIFF"),
+        "{image} has F pixels; expected 8 bits per channel: convert it to 8-bit RGB",
+    ),
+]
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+@pytest.mark.parametrize("damage,line", [row[1:] for row in FOLDERS], ids=[row[0] for row in FOLDERS])
+def test_folders(refused, tmp_path, damage, line, stream):
+    root = image_folder(tmp_path / "images", suffix=".jpg", size=(64, 64))
+    damage(root)
+    args = cli_args(data=f"folder:{root}", batch_size=4, stream=stream, workers=0)
+    assert refused(*args) == line.format(root=root, image=root / "train/cat/3.jpg")
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_names_that_are_not_utf8(refused, tmp_path, stream, monkeypatch, outputs):
+    root = image_folder(tmp_path / "images")
+    odd = os.fsdecode(b"b\xff\n\x1b[31md")
+    for split in ("train", "val"):
+        os.rename(root / split / "cat", root / split / odd)
+        os.rename(root / split / odd / "3.png", root / split / odd / os.fsdecode(b"\xe9.png"))
+    data = lib.data.load(folder_config(root, stream=stream))
+    assert len(data.train) == 12 and "\\xff" in data.class_names[0] and data.class_names[0].isprintable()
+    (root / "train" / odd / os.fsdecode(b"\xe9.png")).write_text("x")
+    line = refused(*cli_args(data=f"folder:{root}", batch_size=4, stream=stream, workers=0))
+    shown = r"b\xff\n\x1b[31md"
+    assert (
+        line == f"cannot read the image {root}/train/{shown}/\\xe9.png (UnidentifiedImageError); replace or remove it"
+    )
+
+
+def test_an_image_that_breaks_while_it_streams_is_named_by_its_worker(tmp_path):
+    root = image_folder(tmp_path / "images", suffix=".jpg", size=(64, 64))
+    for workers in (0, 1):
+        config = folder_config(root, stream="always", workers=workers)
+        data = lib.data.load(config)
+        (root / "train/cat/3.jpg").write_text("gone")
+        with pytest.raises(InputError) as caught:
+            list(data.batches(data.train, [torch.arange(12)]))
+        assert str(caught.value) == UNREADABLE.format(image=root / "train/cat/3.jpg", error="UnidentifiedImageError")
+        shutil.copy(root / "train/cat/2.jpg", root / "train/cat/3.jpg")
+
+
+ODD_BUT_FINE = {  # these are no errors: they are converted (test_data.py checks the pixels)
+    "CMYK": lambda image, path: image.convert("CMYK").save(path, "JPEG"),
+    "palette": lambda image, path: image.convert("P").save(path, "PNG"),
+    "alpha": lambda image, path: image.convert("RGBA").save(path, "PNG"),
+    "animated": lambda image, path: image.save(path, "GIF", save_all=True, append_images=[image.rotate(90)]),
+    "grey": lambda image, path: image.convert("L").save(path, "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_BUT_FINE)
+def test_odd_images_train(tmp_path, kind):
+    root = image_folder(tmp_path / "images", suffix=".jpg")
+    path = root / "train/cat/3.jpg"
+    image = Image.open(path).copy()
+    ODD_BUT_FINE[kind](image, path)
+    assert lib.train.train(folder_config(root, epochs=1)).result["steps"] == 3
+
+
+def _flip(path, at=0.5):
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * at)] ^= 1
+    path.write_bytes(bytes(content))
+
+
+IDX = [
+    (
+        "truncated",
+        lambda raw: _cut(raw / "train-images-idx3-ubyte.gz"),
+        "cannot read the IDX file {images} (EOFError); fetch it again",
+    ),
+    (
+        "no gzip",
+        lambda raw: (raw / "train-images-idx3-ubyte.gz").write_bytes(b"x" * 99),
+        "cannot read the IDX file {images} (BadGzipFile); fetch it again",
+    ),
+    (
+        "flipped byte",
+        lambda raw: _flip(raw / "train-images-idx3-ubyte.gz", 0.99),
+        "cannot read the IDX file {images} (BadGzipFile); fetch it again",
+    ),
+    (
+        "short header",
+        lambda raw: (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03abc")),
+        "cannot read the IDX file {images} (ValueError); fetch it again",
+    ),
+    (
+        "missing",
+        lambda raw: (raw / "t10k-labels-idx1-ubyte.gz").unlink(),
+        "cannot read the IDX file {raw}/t10k-labels-idx1-ubyte.gz (FileNotFoundError); fetch it again",
+    ),
+    (
+        "other number of labels",
+        lambda raw: write_idx(raw / "train-labels-idx1-ubyte.gz", np.zeros(7)),
+        "{raw} has 30 images but 7 labels in a split; fetch it again",
+    ),
+]
+
+
+@pytest.mark.parametrize("damage,line", [row[1:] for row in IDX], ids=[row[0] for row in IDX])
+def test_idx_files(refused, tmp_path, damage, line):
+    raw = fashion_files(tmp_path) / "FashionMNIST" / "raw"
+    damage(raw)
+    args = cli_args(data="fashion_mnist", image_size=28, patch_size=4, data_dir=tmp_path, batch_size=8)
+    assert refused(*args) == line.format(raw=raw, images=raw / "train-images-idx3-ubyte.gz")
+
+
+def test_datasets_that_are_not_here(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(lib.data, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    fields = {"data_dir": tmp_path, "patch_size": 4}
+    assert refused(*cli_args(data="fashion_mnist", image_size=28, **fields)) == (
+        f"Fashion-MNIST is neither under {tmp_path}/FashionMNIST/raw nor {tmp_path}/debian; set download=True, or "
+        "apt-get install dataset-fashion-mnist"
+    )
+    line = f"CIFAR-10 is not under {tmp_path}; set download=True once, or data=folder:/path/to/cifar10"
+    assert refused(*cli_args(data="cifar10", image_size=32, **fields)) == line
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(PICKLE_BOMB)  # refused by its digest, never unpickled
+    assert refused(*cli_args(data="cifar10", image_size=32, **fields)) == line
+    assert not BOMB_MARK.exists()
+
+
+def test_downloads_that_fail(refused, monkeypatch):
+    """Into a folder that nobody can write; no byte leaves the machine."""
+    for data, name, size in (("fashion_mnist", "Fashion-MNIST", 28), ("cifar10", "CIFAR-10", 32)):
+        line = refused(*cli_args(data=data, image_size=size, patch_size=4, data_dir="/proc/nowhere", download=True))
+        assert line.startswith(
+            f"cannot download {name} to /proc/nowhere ([Errno 2] No such file or directory: '/proc/nowhere"
+        )
+        assert line.endswith("); check the network, or set data_dir to a folder that can be written")
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.system, (f"touch {BOMB_MARK}",)
+
+
+BOMB_MARK = Path(tempfile.gettempdir()) / f"umae-bomb-{os.getpid()}"
+PICKLE_BOMB = pickle.dumps(_Bomb())
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The outputs folder of a small run that was stopped after its fourth step."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UMAE_OUTPUTS", str(folder))
+        real = lib.train.learning_rate
+        stop = iter([0, 0, 0, 1, 0])
+
+        def rate(*args):
+            if next(stop):
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(*args)
+
+        patch.setattr(lib.train, "learning_rate", rate)
+        with pytest.raises(Interrupted):
+            lib.train.train(small())
+    return folder
+
+
+def _with_digest(path, payload: bytes):
+    path.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+
+
+def _zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"step": _Bomb()}, buffer)
+    return buffer.getvalue()
+
+
+def _change(path, change):
+    state = load_state(path)
+    change(state)
+    save_state(path, state)
+
+
+def _narrower(state):
+    state["objective"]["mae.encoder.norm.weight"] = torch.zeros(8)
+
+
+def _renamed(state):
+    state["objective"]["mae.encoder.normal.weight"] = state["objective"].pop("mae.encoder.norm.weight")
+
+
+ALTERED = "{state} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
+NO_STATE = "{state} is not a training state ({error}); delete it to start again"
+CHECKPOINTS = [
+    ("truncated", lambda p: _cut(p), ALTERED),
+    ("empty", lambda p: p.write_bytes(b""), ALTERED),
+    ("flipped bit", lambda p: _flip(p, 0.7), ALTERED),
+    ("flipped bit of the digest", lambda p: _flip(p, 0), ALTERED),
+    ("pickle with code in it", lambda p: p.write_bytes(PICKLE_BOMB), ALTERED),
+    ("the same with a digest", lambda p: _with_digest(p, PICKLE_BOMB), NO_STATE.replace("{error}", "UnpicklingError")),
+    (
+        "torch file with code in it",
+        lambda p: _with_digest(p, _zip_bomb()),
+        NO_STATE.replace("{error}", "UnpicklingError"),
+    ),
+    ("no state at all", lambda p: _with_digest(p, b"hello"), NO_STATE.replace("{error}", "KeyError")),
+    (
+        "missing key",
+        lambda p: _change(p, lambda s: s.pop("optimizer")),
+        "{state} lacks 'optimizer'; delete it to train this run from its start",
+    ),
+    (
+        "another run's",
+        lambda p: _change(p, lambda s: s.update(config="00000000")),
+        "{state} belongs to another run; delete it to start this one again",
+    ),
+    (
+        "another torch",
+        lambda p: _change(p, lambda s: s.update(torch="1.13.0")),
+        "{state} was written by torch 1.13.0, this is "
+        + torch.__version__.split("+")[0]
+        + ": its weights would not be those of "
+        "one run; install that version to resume, or delete the file to train from the start",
+    ),
+    (
+        "another width",
+        lambda p: _change(p, _narrower),
+        "{state} is of another architecture: mae.encoder.norm.weight is (8,), expected (16,)",
+    ),
+    (
+        "another name",
+        lambda p: _change(p, _renamed),
+        "{state} is of another architecture: mae.encoder.norm.weight is nothing, expected (16,)",
+    ),
+    (
+        "record damaged",
+        lambda p: (p.parent / "config.json").write_text('{"config": '),
+        "{folder}/config.json is damaged (no JSON); delete the folder {folder.name} to train it again",
+    ),
+    (
+        "result damaged",
+        lambda p: (p.parent / "result.json").write_text("\0\0\0"),
+        "{folder}/result.json is damaged (no JSON); delete the folder {folder.name} to train it again",
+    ),
+    (
+        "other data",
+        lambda p: (p.parent / "config.json").write_text(json.dumps({"fingerprint": "0" * 16})),
+        "run {folder.name} was trained on other data (0000000000000000, now {fingerprint}); restore the data, or set "
+        "UMAE_OUTPUTS to another folder",
+    ),
+]
+
+
+@pytest.mark.parametrize("damage,line", [row[1:] for row in CHECKPOINTS], ids=[row[0] for row in CHECKPOINTS])
+def test_checkpoints(refused, interrupted, outputs, damage, line):
+    shutil.copytree(interrupted, outputs)
+    folder = open_run(small()).folder
+    state = folder / "state.pt"
+    damage(state)
+    fingerprint = lib.data.load(small()).fingerprint
+    assert refused(*cli_args()) == line.format(state=state, folder=folder, fingerprint=fingerprint)
+    assert not BOMB_MARK.exists()
+
+
+def test_an_undamaged_checkpoint_resumes(interrupted, outputs, capsys):
+    """The rows above fail for their damage alone."""
+    shutil.copytree(interrupted, outputs)
+    main(cli_args())
+    assert f"resuming at step 4 {open_run(small()).folder.name} on cpu\n" in capsys.readouterr().out
+
+
+WHOLE = "{path} is not a whole safetensors file (SafetensorError); delete it and train again"
+WEIGHTS = [
+    (
+        "missing",
+        lambda p: p.unlink(),
+        "no weights at {path}; train this run, or if it is marked finished delete its folder",
+    ),
+    ("truncated", lambda p: _cut(p), WHOLE),
+    ("empty", lambda p: p.write_bytes(b""), WHOLE),
+    ("pickle with code in it", lambda p: p.write_bytes(PICKLE_BOMB), WHOLE),
+    ("torch file with code in it", lambda p: p.write_bytes(_zip_bomb()), WHOLE),
+    (
+        "flipped bit",
+        lambda p: _flip(p, 0.9),
+        "{path} was altered after it was written (SHA-256 differs); delete it and train again",
+    ),
+]
+
+
+@pytest.mark.parametrize("damage,line", [row[1:] for row in WEIGHTS], ids=[row[0] for row in WEIGHTS])
+def test_weights(damage, line):
+    run = lib.train.train(small(epochs=1), few(small()))
+    path = run.folder / "model.safetensors"
+    damage(path)
+    with pytest.raises(InputError) as caught:
+        run.load_model()
+    assert str(caught.value) == line.format(path=path)
+    assert not BOMB_MARK.exists()
+
+
+# ---- environment ----------------------------------------------------------------------------------------------------
+
+
+def test_an_output_folder_that_cannot_be_made(refused, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    name = open_run(small()).folder.name
+    for root, reason in ((tmp_path / "file", "Not a directory"), ("/proc/nowhere", "No such file or directory")):
+        monkeypatch.setenv("UMAE_OUTPUTS", str(root))
+        assert refused(*cli_args()) == f"cannot write {root}/runs/{name} ({reason}); set UMAE_OUTPUTS to another folder"
+
+
+@pytest.mark.parametrize(
+    "error,detail",
+    [
+        (
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB\nMore"
+            ),
+            "CUDA out of memory",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            "CPU",
+        ),
+        (MemoryError(), "CPU"),
+    ],
+)
+def test_out_of_memory(monkeypatch, capfd, error, detail):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(lib.train.Trainer, "train_epoch", fail)
+    with pytest.raises(SystemExit) as ended:
+        main(cli_args())
+    assert ended.value.code == 2
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        f"error: out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower batch_size, or use "
+        "bf16"
+    )
+
+
+def test_the_table_has_more_than_40_rows():
+    assert len(PARAMETERS) + len(API) + len(FOLDERS) + len(IDX) + len(CHECKPOINTS) + len(WEIGHTS) >= 100
