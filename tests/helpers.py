@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import lib.train
 from lib.data import Dataset, Split, load
 from lib.presets import REPO, Config, resolve
 from lib.runs import Run
@@ -80,3 +81,33 @@ def cli(*args: str, timeout: float = 120, **env: str) -> subprocess.CompletedPro
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def at_step(monkeypatch, step, action):
+    """Calls `action` once, in the middle of optimiser step `step` (0-based); what it returns is the step's rate."""
+    real, pending = lib.train.learning_rate, [step]
+
+    def rate(config, now, steps_per_epoch):
+        if pending and now == pending[0]:
+            pending.clear()
+            if (own := action()) is not None:
+                return own
+        return real(config, now, steps_per_epoch)
+
+    monkeypatch.setattr(lib.train, "learning_rate", rate)
+
+
+def elsewhere(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path / name))
+
+
+def content(run):
+    """All that must not depend on interruptions: weights, metrics, snapshots, encoder, result without its time."""
+    files = {p.relative_to(run.folder).as_posix(): p for p in run.folder.rglob("*") if p.is_file()}
+    own = {
+        k: p.read_bytes()
+        for k, p in files.items()
+        if k.endswith((".safetensors", "metrics.jsonl", "encoder/config.json"))
+    }
+    result = {k: v for k, v in run.result.items() if k not in ("time", "commit", "device")}
+    return {**own, "files": sorted(files), "result": result}

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from helpers import few, folder_config, image_folder, lines, same_tensors, small, weights
+from helpers import at_step, content, elsewhere, few, folder_config, image_folder, lines, same_tensors, small, weights
 
 import lib.train
 from lib.data import load, validation_mask
@@ -20,36 +20,6 @@ from lib.runs import load_state, load_weights, open_run
 from lib.train import Objective, Trainer, learning_rate, train
 
 STEPS = 3  # an epoch of few(): 200 images, batches of 64
-
-
-def at_step(monkeypatch, step, action):
-    """Calls `action` once, in the middle of optimiser step `step` (0-based); what it returns is the step's rate."""
-    real, pending = lib.train.learning_rate, [step]
-
-    def rate(config, now, steps_per_epoch):
-        if pending and now == pending[0]:
-            pending.clear()
-            if (own := action()) is not None:
-                return own
-        return real(config, now, steps_per_epoch)
-
-    monkeypatch.setattr(lib.train, "learning_rate", rate)
-
-
-def elsewhere(monkeypatch, tmp_path, name):
-    monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path / name))
-
-
-def content(run):
-    """All that must not depend on interruptions: weights, metrics, snapshots, encoder, result without its time."""
-    files = {p.relative_to(run.folder).as_posix(): p for p in run.folder.rglob("*") if p.is_file()}
-    own = {
-        k: p.read_bytes()
-        for k, p in files.items()
-        if k.endswith((".safetensors", "metrics.jsonl", "encoder/config.json"))
-    }
-    result = {k: v for k, v in run.result.items() if k not in ("time", "commit", "device")}
-    return {**own, "files": sorted(files), "result": result}
 
 
 # ---- the same -------------------------------------------------------------------------------------------------------
