@@ -8,15 +8,19 @@ Both give every process its place through torchrun's environment variables, whic
 
 import logging
 import os
+import pickle
+import tempfile
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from lib import errors
 from lib.errors import InputError
 
 TIMEOUT = timedelta(minutes=5)  # of one collective: no worker waits longer for one that is gone
@@ -75,32 +79,42 @@ def run(fn: Callable[..., Any], processes: int, *args: Any) -> Any:
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="spawn", shutdown_timeout=60,
         signals_to_handle="SIGTERM,SIGINT",
     )  # fmt: skip
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)  # it prints every failure with its own tracebacks; ours says it once
-    try:
-        return elastic_launch(config, _worker)(fn, args)[0]
-    except SignalException:
-        raise KeyboardInterrupt from None
-    except ChildFailedError as failed:
-        raise _error(*failed.get_first_failure()) from None
-    finally:
-        logger.setLevel(level)
+    with tempfile.TemporaryDirectory() as folder, _quiet("torch.distributed.elastic", "torch.multiprocessing"):
+        try:
+            return elastic_launch(config, _worker)(fn, args, folder)[0]
+        except SignalException:
+            raise KeyboardInterrupt from None
+        except ChildFailedError as failed:
+            raise _first_error(Path(folder)) or RuntimeError(failed.get_first_failure()[1].message) from None
 
 
-def _worker(fn: Callable[..., Any], args: tuple) -> Any:
+def _worker(fn: Callable[..., Any], args: tuple, folder: str) -> Any:
     with process_group():
-        result = fn(*args)
+        try:
+            result = fn(*args)
+        except BaseException as error:  # noted before the others see that this process is gone
+            known = isinstance(error, InputError)
+            text = f"process {dist.get_rank()} failed: {traceback.format_exc()}"
+            note = (time.time_ns(), error if known else RuntimeError(text.rstrip()))
+            Path(folder, str(dist.get_rank())).write_bytes(pickle.dumps(note))
+            raise
         return result if dist.get_rank() == 0 else None
 
 
-def _error(rank: int, failure: Any) -> Exception:
-    """The exception of the first worker that failed, in this process."""
-    found = failure.error_file_data.get("message", failure.message)
-    text = found["message"] if isinstance(found, dict) else str(found)
-    name, _, message = text.partition(": ")
-    kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, InputError):
-        return kind(message)
-    trace = found.get("extraInfo", {}).get("py_callstack", "") if isinstance(found, dict) else failure.message
-    return RuntimeError(f"process {rank} failed: {text}\n{trace}".rstrip())
+def _first_error(folder: Path) -> Exception | None:
+    """The error that came first: the others are often about the process that it ended."""
+    notes = [pickle.loads(file.read_bytes()) for file in folder.iterdir()]
+    return min(notes, key=lambda note: note[0])[1] if notes else None
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Without the lines that these loggers print, traceback and all, about a failure that is raised anyway."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

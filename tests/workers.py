@@ -1,0 +1,113 @@
+"""What the processes of test_distributed do: functions that a spawned worker can import."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from lib import parallel
+from lib.data import Dataset, Split
+from lib.errors import InputError
+from lib.losses import uniformity_loss
+from lib.presets import Config
+from lib.train import Trainer, train
+
+
+def data_of(config: Config, n: int = 80) -> Dataset:
+    """n random digits-like images in ten classes; no file is read."""
+    g = torch.Generator().manual_seed(5)
+    images = torch.randint(256, (n, config.channels, config.image_size, config.image_size), generator=g)
+    split = Split(torch.arange(n) % 10, images.to(torch.uint8), [])
+    mean = torch.full((config.channels,), 0.5)
+    return Dataset(split, split, [str(k) for k in range(10)], mean, mean / 2, "random", config)
+
+
+def steps(config: Config, count: int) -> dict[str, Any]:
+    """The weights, the mean terms and the images seen in the first `count` steps of one run."""
+    trainer = Trainer(config, data_of(config), None)  # type: ignore[arg-type]
+    seen: list[Tensor] = []
+    take = trainer.data.batches
+
+    def recorded(split: Split, order: Any, epoch: int = -1) -> Any:
+        seen.extend(order)
+        return take(split, order, epoch)
+
+    trainer.data.batches = recorded  # type: ignore[method-assign]
+    bar = type("Bar", (), {"update": lambda self, n: None})()
+    for epoch in range(-(-count // trainer.steps_per_epoch)):
+        trainer.train_epoch(epoch, bar, [])
+    assert trainer.step == count
+    weights = parallel.whole(trainer.objective.state_dict())
+    mine = torch.stack(seen)
+    if trainer.world > 1:
+        shares = [torch.empty_like(mine) for _ in range(trainer.world)]
+        dist.all_gather(shares, mine)
+    else:
+        shares = [mine]
+    return {"weights": weights, "sums": parallel.average_(trainer.sums), "seen": shares}
+
+
+def global_uniformity(features: Tensor, form: str) -> dict[str, Tensor]:
+    """Value and gradient of this process's share, gathered; DDP's averaging is a division by the processes."""
+    rank, world = parallel.place()
+    share = features.chunk(world)[rank].clone().requires_grad_()
+    value = uniformity_loss(share, form)
+    (value**2).backward()
+    grad = share.grad
+    assert grad is not None
+    grads = [torch.empty_like(grad) for _ in range(world)]
+    dist.all_gather(grads, grad)
+    alone = uniformity_loss(share.detach(), form, local=True)
+    return {"value": value.detach(), "grad": torch.cat(grads) / world, "local": alone}
+
+
+def many(*calls: tuple) -> list[Any]:
+    """Several functions in one launch, for starting the processes is what takes time; an InputError is an answer."""
+    answers = []
+    for fn, *args in calls:
+        try:
+            answers.append(fn(*args))
+        except InputError as error:
+            answers.append(error)
+    return answers
+
+
+def whole_run(config: Config) -> str:
+    return str(train(config, data_of(config)).folder)
+
+
+def stopped_run(config: Config, at_step: int) -> None:
+    """A run in which one process, not the first, is asked to stop at a step."""
+    rank, world = parallel.place()
+    taken = 0
+
+    def count(*_: Any) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == at_step and rank == world - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        train(config, data_of(config))
+    finally:
+        hook.remove()
+
+
+def fails(kind: str) -> None:
+    """Rank 1 raises; rank 0 waits for it in a collective."""
+    if parallel.place()[0] == 1:
+        raise InputError("made up: nothing, do nothing") if kind == "input" else KeyError("lost")
+    dist.barrier()
+
+
+def waits(folder: str) -> None:
+    """Says who it is and works on."""
+    with open(f"{folder}/{os.getpid()}", "w"):
+        pass
+    time.sleep(600)
