@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-LATEST := $(or $(UMAE_OUTPUTS),outputs)
+OUT := $(or $(UMAE_OUTPUTS),outputs)
 
 .PHONY: demo test lint torture bench lab clean help
 help:
@@ -21,12 +21,15 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	mkdir -p $(LATEST)/demo
-	$(BIN)/papermill --no-progress-bar notebooks/01_masking.ipynb $(LATEST)/demo/01_masking.ipynb
-	$(BIN)/papermill --no-progress-bar --log-output notebooks/02_pretrain.ipynb $(LATEST)/demo/02_pretrain_mae.ipynb -p lam 0
-	$(BIN)/papermill --no-progress-bar --log-output notebooks/02_pretrain.ipynb $(LATEST)/demo/02_pretrain_umae.ipynb -p lam 0.001
-	$(BIN)/papermill --no-progress-bar notebooks/03_linear_probe.ipynb $(LATEST)/demo/03_linear_probe.ipynb
-	@$(BIN)/python -m lib.summary $(LATEST)/demo
+	mkdir -p $(OUT)/demo
+	$(BIN)/papermill --no-progress-bar notebooks/01_masking.ipynb $(OUT)/demo/01_masking.ipynb
+	$(BIN)/papermill --no-progress-bar --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_mae.ipynb -p lam 0
+	$(BIN)/papermill --no-progress-bar --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_umae.ipynb -p lam 0.001
+	$(BIN)/papermill --no-progress-bar notebooks/03_linear_probe.ipynb $(OUT)/demo/03_linear_probe.ipynb
+	@echo && cat "$$(ls -t $(OUT)/03_linear_probe/*/table.txt | head -n 1)"
+	@echo && echo "The notebooks as they ran, with their pictures: $(OUT)/demo/"
+	@echo "Figures and numbers: $(OUT)/01_masking/  $(OUT)/02_pretrain/  $(OUT)/03_linear_probe/"
+	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow and not torture"

@@ -6,6 +6,7 @@ choice, and the test accuracy.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,9 +139,9 @@ def linear_probe(x: dict[str, Tensor], y: dict[str, Tensor], probe: Probe, seed:
         order = torch.randperm(len(inputs), generator=stream(seed, "probe order", epoch))
         for k, ids in enumerate(order[: steps * probe.batch_size].chunk(steps)):
             step = epoch * steps + k
-            share = (step + 1) / warmup if step < warmup else 0.5 + 0.5 * np.cos(np.pi * (step - warmup) / (total - warmup))
+            done = (step - warmup) / (total - warmup)
             for group in optimizer.param_groups:
-                group["lr"] = peak * share
+                group["lr"] = peak * ((step + 1) / warmup if done < 0 else 0.5 + 0.5 * math.cos(math.pi * done))
             F.cross_entropy(head(inputs[ids]), labels[ids]).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -161,7 +162,12 @@ def _sklearn(x: dict[str, Tensor], y: dict[str, Tensor], protocol: str) -> dict[
 
 
 def evaluate(
-    run: Run, protocol: str | Probe, pool: str = "token", epoch: int | None = None, seed: int = 0, data: Dataset | None = None
+    run: Run,
+    protocol: str | Probe,
+    pool: str = "token",
+    epoch: int | None = None,
+    seed: int = 0,
+    data: Dataset | None = None,
 ) -> dict[str, float]:
     """Accuracy in percent of a finished run under a named protocol, or under a Probe: {"validation": .., "test": ..}.
 
@@ -177,7 +183,9 @@ def evaluate(
         if epoch is not None:
             source = next((m for m in run.metrics() if m["epoch"] == epoch), None)
         if source is None:
-            raise InputError(f"run {run.folder.name} has no online accuracy at epoch {epoch}; it was not measured there")
+            raise InputError(
+                f"run {run.folder.name} has no online accuracy at epoch {epoch}; it was not measured there"
+            )
         return {s: source[f"{s}_online_{pool}_full"] for s in SPLITS[1:] if f"{s}_online_{pool}_full" in source}
     recipe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
     key = hashlib.sha256(repr((protocol, recipe, pool, epoch, seed)).encode()).hexdigest()[:16]
@@ -190,6 +198,6 @@ def evaluate(
 
 
 def summary(values: Sequence[float]) -> str:
-    """"mean ± standard deviation (n)" of measurements, the deviation with ddof 1; only the value where n is 1."""
+    """`mean ± standard deviation (n)` of measurements, the deviation with ddof 1; only the value where n is 1."""
     v = np.asarray(values, dtype=float)
     return f"{v[0]:.1f} (n=1)" if len(v) == 1 else f"{v.mean():.1f} ± {v.std(ddof=1):.1f} (n={len(v)})"

@@ -77,9 +77,7 @@ def masks_from_noise(noise: Tensor, visible: int) -> Masks:
     return Masks(ids_shuffle[:, :visible], ids_shuffle[:, visible:], ids_restore, mask)
 
 
-def random_masks(
-    batch: int, num_patches: int, mask_ratio: float, generator: torch.Generator | None = None
-) -> Masks:
+def random_masks(batch: int, num_patches: int, mask_ratio: float, generator: torch.Generator | None = None) -> Masks:
     """`batch` independent uniform masks of floor(L (1 - rho)) visible patches, drawn on the CPU."""
     noise = torch.rand(batch, num_patches, generator=generator)
     return masks_from_noise(noise, num_visible(num_patches, mask_ratio))

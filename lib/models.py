@@ -1,14 +1,18 @@
 """The masked autoencoder: a timm VisionTransformer that embeds visible patches only, and a light decoder."""
 
-import timm
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from lib.masking import Masks, patchify, take, unpatchify
 from lib.presets import Config
+
+if TYPE_CHECKING:  # timm takes longer to import than torch: only where a model is built
+    from timm.models.vision_transformer import VisionTransformer
 
 
 def sincos_positions(dim: int, grid: int) -> Tensor:
@@ -33,8 +37,11 @@ def encoder_args(config: Config) -> dict:
 
 
 def build_encoder(config: Config, **extra) -> VisionTransformer:
-    """A timm VisionTransformer with class token and fixed sin-cos positions; `extra` goes to timm (drop_path_rate...)."""
+    """A timm VisionTransformer with class token and fixed sin-cos positions; `extra` goes to timm (drop_path_rate)."""
+    import timm
+
     encoder = timm.create_model("vit_base_patch16_224", pretrained=False, **{**encoder_args(config), **extra})
+    assert isinstance(encoder, VisionTransformer)
     positions = sincos_positions(config.embed_dim, config.image_size // config.patch_size)
     encoder.pos_embed = nn.Parameter(positions, requires_grad=False)
     return encoder
@@ -50,6 +57,9 @@ class MAE(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
+        from timm.layers import Mlp
+        from timm.models.vision_transformer import Block
+
         grid = config.image_size // config.patch_size
         self.patch_size = config.patch_size
         self.encoder = build_encoder(config)
@@ -65,6 +75,7 @@ class MAE(nn.Module):
         self.apply(_init_linear)
         patch_weight = self.encoder.patch_embed.proj.weight
         nn.init.xavier_uniform_(patch_weight.data.view(len(patch_weight), -1))  # like a Linear, as in MAE
+        assert self.encoder.cls_token is not None
         nn.init.normal_(self.encoder.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -78,6 +89,7 @@ class MAE(nn.Module):
         The convolution of timm's patch embedding is applied as a linear map, to these patches alone.
         """
         enc = self.encoder
+        assert enc.pos_embed is not None and enc.cls_token is not None
         proj = enc.patch_embed.proj
         weight = proj.weight.permute(0, 2, 3, 1).flatten(1)  # (D, C, P, P) -> (D, P*P*C)
         x = F.linear(patches, weight, proj.bias)

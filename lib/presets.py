@@ -108,7 +108,13 @@ MICRO, TINY, BASE, LARGE = (96, 4, 3), (192, 12, 3), (768, 12, 12), (1024, 24, 1
 CPU_STUDY: dict[str, Any] = dict(epochs=20, warmup_epochs=2, batch_size=256, base_lr=1e-3)
 # CIFAR-10 of Table 1: epochs, batch, weight decay from Section 5.1; the rest as the authors told it (design.md).
 PAPER_CIFAR: dict[str, Any] = dict(
-    epochs=2000, warmup_epochs=200, batch_size=4096, base_lr=1.5e-4, normalize="unit", precision="bf16", eval_every=20,
+    epochs=2000,
+    warmup_epochs=200,
+    batch_size=4096,
+    base_lr=1.5e-4,
+    normalize="unit",
+    precision="bf16",
+    eval_every=20,
     checkpoint_every=20,
 )
 # ImageNet-100 of Table 1: epochs and batch from Section 5.1, the rest is MAE's default (He et al. 2021, Table 8).
@@ -204,7 +210,7 @@ def validate(c: Config) -> None:
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
         if getattr(c, dim) % getattr(c, heads) or getattr(c, dim) % 4:
             raise InputError(
-                f"{dim} {getattr(c, dim)} must be a multiple of {heads} {getattr(c, heads)} and of 4 (sin-cos positions)"
+                f"{dim} {getattr(c, dim)} must be a multiple of {heads} {getattr(c, heads)} and, for its positions, of 4"
             )
     if c.batch_size % c.accum_steps or c.batch_size // c.accum_steps < 2:
         raise InputError(
