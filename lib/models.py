@@ -39,6 +39,7 @@ def encoder_args(config: Config) -> dict:
 def build_encoder(config: Config, **extra) -> VisionTransformer:
     """A timm VisionTransformer with class token and fixed sin-cos positions; `extra` goes to timm (drop_path_rate)."""
     import timm
+    from timm.models.vision_transformer import VisionTransformer
 
     encoder = timm.create_model("vit_base_patch16_224", pretrained=False, **{**encoder_args(config), **extra})
     assert isinstance(encoder, VisionTransformer)
