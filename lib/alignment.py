@@ -65,7 +65,7 @@ def _sum_squares(x: Tensor) -> Tensor:
 
 
 def fit_pseudo_inverse(
-    model: MAE, images: Tensor, mask_ratio: float, steps: int, pull: float = 0.0, seed: int = 0, batch_size: int = 128
+    model: MAE, images: Tensor, mask_ratio: float, steps: int, pull: float = 0.0, seed: int = 0, batch_size: int = 64
 ) -> PseudoInverse:
     """min over f_g of E|g(f_g(x2), p2) - x2|^2 + pull * E|f_g(x2) - f(x1)|^2 with f and g frozen; images normalised.
 

@@ -315,6 +315,15 @@ def test_one_bit_counterexample_to_the_printed_theorem():
     assert row["error"] == pytest.approx(0.5) and row["alpha2"] == 0.5 and row["b1"] >= 0.5
 
 
+def test_printed_bound_is_below_the_error_on_real_images():
+    """theory.md (d), 64 tokens, rho = 1/8, k = 10: the error is 3.6 times sqrt(2 alpha_1)/lambda."""
+    data = load_digits()
+    population = quantise(data.images, data.target, (4, 2), 64)
+    row = bounds(build_graph(population, 7), population.labels, [10])[0]
+    found = [row[name] for name in ("alpha1", "alpha2", "error", "b1", "b2", "b3", "printed")]
+    np.testing.assert_allclose(found, [0.0004, 0.564, 0.217, 1.84, 1.84, 3.11, 0.061], atol=6e-3)
+
+
 def test_layer_norm_fixes_the_scale_and_eq9_alone_does_not():
     """[8]"""
     generator = torch.Generator().manual_seed(0)
