@@ -210,7 +210,7 @@ def validate(c: Config) -> None:
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
         if getattr(c, dim) % getattr(c, heads) or getattr(c, dim) % 4:
             raise InputError(
-                f"{dim} {getattr(c, dim)} must be a multiple of {heads} {getattr(c, heads)} and, for its positions, of 4"
+                f"{dim} {getattr(c, dim)} must be a multiple of {heads} {getattr(c, heads)} and of 4 (positions)"
             )
     if c.batch_size % c.accum_steps or c.batch_size // c.accum_steps < 2:
         raise InputError(
