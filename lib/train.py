@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib import parallel
+from lib import parallel, speed
 from lib.augment import NOISE, augment
 from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
@@ -85,7 +85,9 @@ class Trainer:
                 f"{self.world} processes; change one of them"
             )
         self.device = pick_device(config.device)
-        self.dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.precision, note = speed.settle_precision(config.precision, self.device)
+        self.say(note)
+        self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         self.micro = config.batch_size // config.accum_steps // self.world
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.visible = num_visible(config.num_patches, config.mask_ratio)
@@ -95,9 +97,12 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.objective = Objective(config, len(data.class_names)).to(self.device, self.dtype)
-        self.model: nn.Module = parallel.distribute(self.objective, config.shard)
+        if self.device.type == "cpu":
+            speed.keep_heap()
+        speed.choose_attention(self.objective, self.device, self.precision)
         if config.compile:
-            self.model = torch.compile(self.model)  # type: ignore[assignment]
+            self.say(speed.compile_blocks(self.objective.mae, self.device))
+        self.model: nn.Module = parallel.distribute(self.objective, config.shard)
         self.optimizer = self._optimizer()
         held = validation_mask(data.train.labels)
         self.val_ids = held.nonzero().squeeze(1)
@@ -116,10 +121,18 @@ class Trainer:
             {"params": plain, "weight_decay": 0.0},
             {"params": self.objective.heads.parameters(), "weight_decay": 0.0, "lr": 1e-3},
         ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=self.device.type in ("cpu", "cuda"))
+
+    def say(self, line: str) -> None:
+        if line and self.rank == 0:
+            print(line)
+
+    def _send(self, x: Tensor) -> Tensor:
+        """x on the device, without waiting for what the device is doing: a copy from pageable memory would."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
     def _autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16" else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def micro_batches(self, epoch: int) -> Iterator[tuple[Tensor, Masks, Tensor]]:
         """This process's (images, masks, labels) from the current place in the epoch to its end."""
@@ -128,14 +141,17 @@ class Trainer:
         order = order[: self.steps_per_epoch * c.batch_size].view(-1, c.accum_steps, self.world, self.micro)
         mine = order[first:, :, self.rank].reshape(-1, self.micro)
         kind = "flip" if self.data.train.images is None and c.augment == "resized_crop" else c.augment
+        whole = torch.empty(0)
         for i, images in enumerate(self.data.batches(self.data.train, list(mine), epoch)):
             step, part = divmod(i, c.accum_steps)
-            noise = torch.rand(
-                c.accum_steps, self.world, self.micro, c.num_patches + NOISE,
-                generator=stream(c.seed, "noise", epoch * self.steps_per_epoch + first + step),
-            )[part, self.rank].to(self.device, non_blocking=True)  # fmt: skip
-            images = augment(images.to(self.device, non_blocking=True), kind, noise[:, :NOISE])
-            labels = self.labels[mine[i].to(self.device, non_blocking=True)]
+            if part == 0:
+                whole = torch.rand(
+                    c.accum_steps, self.world, self.micro, c.num_patches + NOISE,
+                    generator=stream(c.seed, "noise", epoch * self.steps_per_epoch + first + step),
+                )  # fmt: skip
+            noise = self._send(whole[part, self.rank])
+            images = augment(self._send(images), kind, noise[:, :NOISE])
+            labels = self.labels[self._send(mine[i])]
             yield self.data.normalize(images, self.dtype), masks_from_noise(noise[:, NOISE:], self.visible), labels
 
     def train_epoch(self, epoch: int, bar: tqdm, should_stop: list[int]) -> None:
