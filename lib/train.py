@@ -361,7 +361,7 @@ def train(config: Config, data: Dataset | None = None) -> Run:
         return run
     pick_device(config.device)
     with parallel.leader_first() if config.download else nullcontext():
-        data = data or load(config)
+        data = replace(data, config=config) if data else load(config)
     if config.batch_size > len(data.train):
         raise InputError(f"batch_size {config.batch_size} exceeds the {len(data.train)} training images; lower it")
     with run.lock() if rank == 0 else nullcontext(), clear_memory_errors():
