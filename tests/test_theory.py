@@ -246,8 +246,24 @@ def test_theorem_41_terms_by_brute_force(small):
     x2 = rng.normal(size=(len(graph.w2), 3))
     rec = (graph.weights().toarray() * (((f @ decoder.T)[:, None] - x2) ** 2).sum(-1)).sum()
     far = graph.w1 @ ((f[:, None] - h) ** 2).sum(-1) @ graph.w2
-    lhs, _ = theory.theorem_41(graph, f, h, decoder, x2, lam)["Eq. 8, any norm, lam >= 2L"]
+    smooth, abar = np.linalg.norm(decoder, 2) ** 2, graph.normalised.toarray()
+
+    def right(a, b, constant):
+        """2L L_mf + 2 eps + C, with L_mf as a matrix norm."""
+        l_mf = ((abar - (graph.w1[:, None] ** 0.5 * a) @ (graph.w2[:, None] ** 0.5 * b).T) ** 2).sum()
+        return 2 * smooth * l_mf + 2 * graph.w2 @ ((b @ decoder.T - x2) ** 2).sum(1) + constant
+
+    norm = (abar**2).sum()
+    lhs, rhs = theory.theorem_41(graph, f, h, decoder, x2, lam)["Eq. 8, any norm, lam >= 2L"]
     assert lhs == pytest.approx(rec - lam * far, rel=1e-10)
+    assert rhs == pytest.approx(right(f, h, 2 * smooth * (1 - norm)), rel=1e-10)
+    f, h = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (f, h))
+    sides = theory.theorem_41(graph, f, h, decoder, x2, smooth)
+    assert sides["Eq. 8, norm 1"][1] == pytest.approx(right(f, h, 3 * smooth - 2 * smooth * norm), rel=1e-10)
+    assert sides["squared form, norm 1"][1] == pytest.approx(right(f, h, 4 * smooth - 2 * smooth * norm), rel=1e-10)
+    rec = (graph.weights().toarray() * (((f @ decoder.T)[:, None] - x2) ** 2).sum(-1)).sum()
+    squared = graph.w1 @ (f @ h.T) ** 2 @ graph.w2
+    assert sides["squared form, norm 1"][0] == pytest.approx(rec + smooth * squared, rel=1e-10)
 
 
 def test_theorem_41_fails_for_free_norms_and_small_lambda():
@@ -303,6 +319,18 @@ def test_bounds_by_brute_force(two_classes):
     assert row["vote_error"] == pytest.approx((graph.mass * two_classes.labels[np.arange(len(votes)), 1 - votes]).sum())
     assert row["alpha1"] == pytest.approx(1 - joint.T.dot(two_classes.labels).max(1).sum())
     assert row["sigma"] == pytest.approx(sigma[4], abs=1e-8)
+    assert row["b1"] == pytest.approx(2 * phi / (1 - sigma[4] ** 2) + row["alpha1"], abs=1e-6)
+
+
+def test_bounds_of_the_same_graph_use_one_step(two_classes):
+    """Two visible views are joined directly: phi over the edges of W, gap 1 - sigma, and no alpha_2."""
+    graph = build_graph(two_classes, 3, "same")
+    w, row = graph.weights().toarray(), bounds(graph, two_classes.labels, [4])[0]
+    label = (graph.m1.T @ (graph.mass[:, None] * two_classes.labels)).argmax(1)
+    phi, sigma = w[label[:, None] != label].sum(), np.linalg.svd(graph.normalised.toarray(), compute_uv=False)[4]
+    assert row["phi"] == pytest.approx(phi, abs=1e-10) and row["gap"] == pytest.approx(1 - sigma, abs=1e-8)
+    assert row["b1"] == pytest.approx(2 * phi / (1 - sigma) + row["alpha1"], abs=1e-6)
+    assert row["b3"] == pytest.approx(4 * row["alpha1"] / (1 - sigma) + row["alpha1"], abs=1e-6)
 
 
 def test_one_bit_counterexample_to_the_printed_theorem():
