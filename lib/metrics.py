@@ -54,3 +54,15 @@ def variance_ratio(features: Tensor, labels: Tensor) -> float:
     counts = onehot.sum(0)
     means = (onehot.T @ x) / counts[:, None].clamp_min(1)
     return ((means.square().sum(1) * counts).sum() / x.square().sum()).item()
+
+
+def knn_purity(features: Tensor, labels: Tensor, k: int = 20) -> float:
+    """Mean share, in [0, 1], of an image's k nearest by cosine (itself left out) that have its class."""
+    z = F.normalize(features.float(), dim=-1)
+    shares = []
+    for ids in torch.arange(len(z)).split(1000):
+        similarity = z[ids] @ z.T
+        similarity[torch.arange(len(ids)), ids] = -torch.inf
+        nearest = labels[similarity.topk(min(k, len(z) - 1)).indices]
+        shares.append((nearest == labels[ids, None]).float().mean(1))
+    return torch.cat(shares).mean().item()
