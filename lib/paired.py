@@ -1,0 +1,220 @@
+"""Two ways of training, each in processes of its own, a few steps of one after a few of the other.
+
+So a machine with other work on it slows both, and their ratio holds. `lib.bench` makes its tables from this.
+"""
+
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Client, Listener
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lib import launch, parallel, speed
+from lib.data import Dataset, Split
+from lib.models import MAE
+from lib.plain import PlainImages, plain_loss
+from lib.presets import REPO, Config, resolve
+
+STAGES = ("data", "forward", "backward", "optimizer")
+IMAGES = 10_240
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a preset with changed fields, and how much of the product runs in it."""
+
+    preset: str
+    fields: dict[str, Any]
+    plain: bool = False  # the reference of lib.plain instead of the product
+    loader: bool = False  # with plain: a DataLoader of PIL transforms
+    heap: bool = True
+    fused_attention: bool = False  # torch's fused kernel whatever the precision
+    processes: int = 1
+
+    def config(self) -> Config:
+        common: dict[str, Any] = dict(
+            batch_size=256, accum_steps=1, augment="crop", epochs=1000, snapshots=0, device="cpu"
+        )
+        return resolve(self.preset, **{**common, **self.fields})
+
+
+def random_data(config: Config) -> Dataset:
+    images = torch.randint(256, (IMAGES, config.channels, config.image_size, config.image_size), dtype=torch.uint8)
+    split, mean = Split(torch.arange(IMAGES) % 10, images, []), torch.full((config.channels,), 0.5)
+    return Dataset(split, split, [str(k) for k in range(10)], mean, mean / 2, "random", config)
+
+
+class Clock:
+    """Collects the seconds of every stage of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.last, self.now = time.perf_counter(), {}
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.now[stage] = now - self.last
+        self.last = now
+        if stage == STAGES[-1]:
+            self.steps.append(self.now)
+            self.now = {}
+
+
+def plain_steps(side: Side, clock: Clock) -> Callable[[int], None]:
+    c = side.config()
+    data, mae = random_data(c), MAE(c)
+    optimizer = torch.optim.AdamW(mae.parameters(), lr=1e-4, weight_decay=c.weight_decay, betas=(0.9, 0.95))
+
+    def batches() -> Iterator[Tensor]:
+        images = data.train.images
+        assert images is not None
+        while side.loader:
+            plain = PlainImages(images)
+            yield from torch.utils.data.DataLoader(plain, c.batch_size, shuffle=True, drop_last=True, num_workers=2)
+        while True:
+            yield data.normalize(images[torch.randint(IMAGES, (c.batch_size,))])
+
+    source = batches()
+
+    def run(count: int) -> None:
+        clock.start()
+        for _ in range(count):
+            images = next(source)
+            clock.mark("data")
+            loss = plain_loss(mae, images, c)
+            clock.mark("forward")
+            optimizer.zero_grad()
+            loss.backward()
+            clock.mark("backward")
+            optimizer.step()
+            clock.mark("optimizer")
+
+    return run
+
+
+def product_steps(side: Side, clock: Clock) -> Callable[[int], None]:
+    """The product's own loop, timed from outside through hooks."""
+    from lib.train import Trainer
+
+    if not side.heap:
+        speed.keep_heap = lambda: False
+    trainer = Trainer(side.config(), random_data(side.config()), None)  # type: ignore[arg-type]
+    if side.fused_attention:
+        speed.choose_attention(trainer.objective, trainer.device, "fp32")
+    trainer.objective.register_forward_pre_hook(lambda *_: clock.mark("data"))
+    trainer.objective.register_forward_hook(lambda *_: clock.mark("forward"))
+    trainer.optimizer.register_step_pre_hook(lambda *_: clock.mark("backward"))
+
+    class Bar:
+        left = 0
+
+        def update(self, _: int) -> None:
+            clock.mark("optimizer")
+            self.left -= 1
+            stop.extend([1] * (self.left == 0))
+
+    bar, stop = Bar(), []
+
+    def run(count: int) -> None:
+        bar.left = count
+        clock.start()
+        while bar.left > 0:
+            stop.clear()
+            trainer.train_epoch(trainer.step // trainer.steps_per_epoch, bar, stop)  # type: ignore[arg-type]
+
+    return run
+
+
+def peak_memory(reset: bool = False) -> int:
+    """Bytes of this process's largest resident set, since its start or the last reset."""
+    if reset:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+
+def serve(side: Side, address: str, key: bytes) -> None:
+    """One process of a side: does as many steps as it is told, until it is told 0."""
+    rank, world = parallel.place()
+    connection = Client(address, authkey=key) if rank == 0 else None
+    clock = Clock()
+    run = (plain_steps if side.plain else product_steps)(side, clock)
+    while True:
+        command = torch.tensor(connection.recv() if connection else 0)
+        if world > 1:
+            dist.broadcast(command, 0)
+        if int(command) == 0:
+            return
+        clock.steps.clear()
+        run(int(command))
+        steps = list(clock.steps)
+        precision = "bf16" if speed.has_bf16(torch.device("cpu")) else "fp32"
+        sums = torch.tensor([speed.gemm_peak(precision, torch.device("cpu"), 1024), peak_memory()], dtype=torch.float64)
+        sums = parallel.average_(sums) * world
+        if connection:
+            connection.send({"steps": steps, "gemm": sums[0].item(), "memory": sums[1].item()})
+
+
+@contextmanager
+def running(side: Side) -> Iterator[Callable[[int], dict[str, Any]]]:
+    """Starts a side in processes of its own; what is given takes a number of steps and returns their times."""
+    key = secrets.token_bytes(16)
+    with Listener(family="AF_UNIX", authkey=key) as listener:
+        program = [sys.executable, "-m"]
+        if side.processes > 1:
+            program += ["torch.distributed.run", "--nproc-per-node", str(side.processes), "-m"]
+        arguments = [json.dumps(asdict(side)), str(listener.address), key.hex()]
+        env = {**os.environ, "PYTHONPATH": str(REPO), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        process = subprocess.Popen([*program, "lib.paired", *arguments], env=env)
+        try:
+            with listener.accept() as connection:
+
+                def take(count: int) -> dict[str, Any]:
+                    connection.send(count)
+                    return connection.recv()
+
+                take(2)  # warm
+                yield take
+                connection.send(0)
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+def compare(a: Side, b: Side, rounds: int, steps: int) -> dict[str, Any]:
+    """Images/s of both sides, and for every round the ratio b/a of their median steps."""
+    with running(a) as take_a, running(b) as take_b:
+        pairs = [(take_a(steps), take_b(steps)) for _ in range(rounds)]
+    batch, out = a.config().batch_size, {}
+    for name, of in (("a", [p[0] for p in pairs]), ("b", [p[1] for p in pairs])):
+        flat = [s for part in of for s in part["steps"]]
+        out[name] = {
+            "images_per_s": batch / statistics.median(sum(s.values()) for s in flat),
+            "ms": {k: 1e3 * statistics.median(s.get(k, 0.0) for s in flat) for k in STAGES},
+            "memory": max(part["memory"] for part in of),
+            "gemm": statistics.median(part["gemm"] for part in of),
+        }
+    middle = [[statistics.median(sum(s.values()) for s in part["steps"]) for part in pair] for pair in pairs]
+    out["ratio"] = sorted(x / y for x, y in middle)
+    out["memory_ratio"] = out["b"]["memory"] / out["a"]["memory"]
+    return out
+
+
+if __name__ == "__main__":
+    with launch.process_group():
+        serve(Side(**json.loads(sys.argv[1])), sys.argv[2], bytes.fromhex(sys.argv[3]))

@@ -1,0 +1,64 @@
+"""The benchmark's two sides compute the same loss, and what it prints is what it measured."""
+
+import json
+
+import pytest
+import torch
+from helpers import small
+
+from lib import bench
+from lib.errors import InputError
+from lib.losses import uniformity_loss
+from lib.masking import masks_from_noise, num_visible
+from lib.paired import Side, compare
+from lib.plain import PlainImages, pairwise, plain_loss
+from lib.train import Objective
+
+
+def test_the_plain_reference_is_the_same_loss(monkeypatch):
+    config = small(lam=0.1, uniformity="released")
+    objective = Objective(config, 10)
+    images = torch.randn(6, 1, 8, 8)
+    noise = torch.rand(6, config.num_patches)
+    masks = masks_from_noise(noise, num_visible(config.num_patches, config.mask_ratio))
+    _, terms = objective(images, masks, torch.zeros(6, dtype=torch.long))
+    monkeypatch.setattr(torch, "rand", lambda *_: noise)
+    torch.testing.assert_close(plain_loss(objective.mae, images, config), terms[0], rtol=1e-5, atol=1e-6)
+    features = torch.nn.functional.layer_norm(torch.randn(20, 8), (8,))
+    torch.testing.assert_close(pairwise(features), uniformity_loss(features, "released"), rtol=1e-4, atol=1e-6)
+
+
+def test_plain_images_are_transformed_one_by_one():
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    data = PlainImages(images)
+    assert len(data) == 3 and data[0].shape == (3, 32, 32) and data[0].dtype == torch.float32
+
+
+def test_two_sides_are_timed_in_turn():
+    fields = {"batch_size": 64, "epochs": 2}
+    result = compare(Side("digits-vit-nano", fields, plain=True), Side("digits-vit-nano", fields), rounds=2, steps=2)
+    assert len(result["ratio"]) == 2 and result["ratio"][0] > 0
+    for side in ("a", "b"):
+        assert result[side]["images_per_s"] > 0 and result[side]["memory"] > 1e8 and result[side]["gemm"] > 1e8
+        assert set(result[side]["ms"]) == {"data", "forward", "backward", "optimizer"}
+    line = bench.row("name", result, Side("digits-vit-nano", fields))
+    assert 0 < line["of GEMM peak"] < 1 and line["images/s"] > 0
+
+
+def test_tables_and_file(monkeypatch, outputs, capsys):
+    monkeypatch.setattr(bench, "steps", lambda rounds: [{"": "a", "ratio": 1.25}, {"": "longer", "ratio": 2.0}])
+    bench.main(["steps", "--rounds", "1"])
+    assert json.loads((outputs / "bench.json").read_text())["steps"][1] == {"": "longer", "ratio": 2.0}
+    assert "  longer  2\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match="unknown part 'step'"):
+        bench.main(["step"])
+
+
+def test_what_a_split_batch_costs():
+    rows = bench.accumulation(1)
+    assert rows[0]["gradient error of one split"] < 1e-12
+    assert all(r["value / exact"] == pytest.approx(1, abs=0.01) for r in rows)
+    errors = [r["gradient error of one split"] for r in rows]
+    assert errors == sorted(errors) and all(
+        r["of the mean gradient"] < r["gradient error of one split"] for r in rows[1:]
+    )
