@@ -129,7 +129,7 @@ def linear_probe(x: dict[str, Tensor], y: dict[str, Tensor], probe: Probe, seed:
     x = prepared(x, probe.prepare)
     inputs, labels = x["train"], y["train"]
     steps = max(1, len(inputs) // probe.batch_size)
-    head = nn.Linear(inputs.shape[1], int(labels.max()) + 1)
+    head = nn.utils.skip_init(nn.Linear, inputs.shape[1], int(labels.max()) + 1)  # takes no global random numbers
     nn.init.normal_(head.weight, std=0.01, generator=stream(seed, "probe"))
     nn.init.zeros_(head.bias)
     peak = probe.lr * probe.batch_size / 256

@@ -1,0 +1,129 @@
+"""The nearest masked view and the averages over masks, against enumeration of every mask (theory.md, e: 18-20)."""
+
+import itertools
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from lib.data import load
+from lib.distances import (
+    bootstrap_ratio,
+    class_distances,
+    independent_masks_mean,
+    nearest_view,
+    patch_distances,
+    same_mask_mean,
+)
+from lib.masking import patchify
+from lib.presets import resolve
+
+N, S = 6, 2  # patches, and visible ones at the ratio 2/3
+RHO = 1 - S / N
+MASKS = [list(m) for m in itertools.combinations(range(N), S)]
+
+
+def patches(count, seed=0, n=N, d=5):
+    return torch.randn(count, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_patch_distances_are_squared_distances_of_single_patches():
+    a, b = patches(3), patches(4, seed=1)
+    expected = torch.stack([torch.cdist(a[:, p], b[:, p]).square() for p in range(N)], -1)
+    torch.testing.assert_close(patch_distances(a, b), expected)
+    assert patch_distances(a.float(), a.float()).min() >= 0  # rounding cannot make a root of it imaginary
+
+
+def test_nearest_view_is_the_minimum_over_every_mask_and_reference():
+    a, b = patches(3), patches(4, seed=1)
+    for s in range(1, N + 1):
+        slow = torch.stack([(a[:, None, list(m)] - b[None, :, list(m)]).square().sum((-1, -2))
+                            for m in itertools.combinations(range(N), s)])  # fmt: skip
+        torch.testing.assert_close(nearest_view(a, b, [1 - s / N])[:, 0], slow.amin((0, 2)).sqrt())
+
+
+def test_with_nothing_masked_it_is_the_nearest_neighbour():
+    a, b = patches(5), patches(7, seed=1)
+    torch.testing.assert_close(nearest_view(a, b, [0.0])[:, 0], torch.cdist(a.flatten(1), b.flatten(1)).amin(1))
+
+
+def test_it_falls_with_the_ratio_and_with_more_references_and_does_not_see_the_chunks():
+    a, b = patches(20), patches(30, seed=1)
+    ratios = [0, 0.2, 0.4, 0.6, 0.8]
+    d = nearest_view(a, b, ratios)
+    assert (d.diff(dim=1) <= 0).all()
+    assert (d <= nearest_view(a, b[:10], ratios) + 1e-9).all()
+    torch.testing.assert_close(d, nearest_view(a, b, ratios, chunk=7))
+
+
+def test_class_distances_against_loops():
+    q, x = patches(8), patches(12, seed=1)
+    q_labels, x_labels = torch.arange(8) % 3, torch.arange(12) % 3
+    found = class_distances(q, q_labels, x, x_labels, [0.0, RHO])
+    for i in range(8):
+        by_class = [nearest_view(q[i : i + 1], x[x_labels == c], [0.0, RHO])[0] for c in range(3)]
+        others = [d for c, d in enumerate(by_class) if c != q_labels[i]]
+        np.testing.assert_allclose(found["intra"][i], by_class[q_labels[i]])
+        np.testing.assert_allclose(found["inter"][i], sum(others) / 2)
+        np.testing.assert_allclose(found["overall"][i], sum(by_class) / 3)
+
+
+def test_one_mask_for_both_only_scales_the_distance():
+    """18: E_m |a[m] - b[m]|^2 = (s/n) |a - b|^2, so intra over inter cannot depend on the ratio."""
+    a, b = patches(3), patches(4, seed=1)
+    slow = torch.stack([(a[:, None, m] - b[None, :, m]).square().sum((-1, -2)) for m in MASKS]).mean(0)
+    torch.testing.assert_close(same_mask_mean(a, b, RHO), slow, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(same_mask_mean(a, b, RHO), torch.cdist(a.flatten(1), b.flatten(1)).square() * S / N)
+
+
+def test_a_mask_for_each_adds_a_part_without_classes():
+    a, b = patches(3), patches(4, seed=1)
+    keep = torch.zeros(len(MASKS), N, dtype=torch.float64)
+    for row, m in zip(keep, MASKS, strict=True):
+        row[m] = 1
+    pairs = list(itertools.product(keep, keep))
+    slow = sum(
+        (a[:, None] * m[:, None] - b[None] * n[:, None]).square().sum((-1, -2)) for m, n in pairs
+    ) / len(pairs)  # fmt: skip
+    torch.testing.assert_close(independent_masks_mean(a, b, RHO), slow, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(independent_masks_mean(a, b, 0.0), same_mask_mean(a, b, 0.0))
+
+
+def test_bootstrap_of_a_constant_ratio_is_that_ratio():
+    inter = np.random.default_rng(0).uniform(1, 2, (50, 3))
+    np.testing.assert_allclose(bootstrap_ratio(0.7 * inter, inter, draws=20), np.full((20, 3), 0.7))
+
+
+def test_bootstrap_spreads_like_the_delta_method_and_is_paired():
+    rng = np.random.default_rng(0)
+    inter = rng.uniform(1, 2, (400, 1))
+    intra = 0.9 * inter + rng.normal(0, 0.1, (400, 1))
+    ratio = intra.mean() / inter.mean()
+    expected = (intra - ratio * inter).std(ddof=1) / inter.mean() / math.sqrt(400)
+    draws = bootstrap_ratio(intra, inter, draws=4000)
+    assert draws.mean() == pytest.approx(ratio, abs=expected / 5)
+    assert draws.std() == pytest.approx(expected, rel=0.1)
+    np.testing.assert_array_equal(draws[:5], bootstrap_ratio(intra, inter, draws=4000)[:5])
+
+
+@pytest.mark.slow
+def test_the_sweet_spot_on_cifar10():
+    """20: a statistical statement with a fixed draw; needs a CIFAR-10 folder in $UMAE_CIFAR10."""
+    if not (root := os.environ.get("UMAE_CIFAR10")):
+        pytest.skip("set UMAE_CIFAR10 to a folder with train/ and test/")
+    data = load(resolve("cifar10-vit-micro", data=f"folder:{root}"))
+
+    def sample(split, per_class):
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+        ids = torch.cat([order[split.labels[order] == c][:per_class] for c in range(10)])
+        return patchify(split.images[ids].float() / 255, 4), split.labels[ids]
+
+    ratios = [0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    d = class_distances(*sample(data.test, 200), *sample(data.train, 500), ratios)
+    relative = d["intra"].mean(0) / d["inter"].mean(0)
+    k = relative.argmin()
+    assert 0.5 <= ratios[k] <= 0.85
+    assert relative[0] - relative[k] > 0.02
+    assert relative[-1] > relative[k]

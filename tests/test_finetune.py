@@ -1,0 +1,275 @@
+"""Finetuning: the recipe that timm is given, which images and labels it sees, what is reported and what is kept."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers import few, small
+
+from lib import finetune as ft
+from lib.data import validation_mask
+from lib.errors import InputError, NonFiniteLoss
+from lib.finetune import Finetuning, Job, build, finetune, labelled
+from lib.masking import masks_from_noise
+from lib.models import pool_tokens
+from lib.presets import PRESETS
+from lib.randaugment import Augmented, kept_randomness
+from lib.recipes import RECIPES, Recipe, recipe_for
+from lib.runs import open_run, outputs
+from lib.train import train
+
+FULL = Recipe(epochs=3, batch_size=32, warmup_epochs=1, augment="none")
+PLAIN = recipe_for("digits-vit-nano", epochs=3, batch_size=32)
+
+
+@pytest.fixture
+def run_and_data():
+    config = small(epochs=1)
+    data = few(config)
+    return train(config, data), data
+
+
+def job(run, recipe=PLAIN, fraction=1.0, seed=0, scratch=False):
+    return Job(run.config, recipe, fraction, seed, scratch)
+
+
+def test_the_recipe_is_mae_table_9_and_every_preset_has_one():
+    r = Recipe()
+    assert (r.epochs, r.batch_size, r.base_lr, r.warmup_epochs, r.weight_decay) == (100, 1024, 1e-3, 5, 0.05)
+    assert (r.layer_decay, r.drop_path, r.label_smoothing, r.mixup, r.cutmix) == (0.75, 0.1, 0.1, 0.8, 1.0)
+    assert r.rand_augment == "rand-m9-mstd0.5-inc1"
+    assert set(RECIPES) == set(PRESETS)
+    assert recipe_for("imagenet100-vit-base") == r
+
+
+def test_the_warm_up_keeps_its_share_and_none_keeps_the_field():
+    assert recipe_for("imagenet100-vit-base", epochs=20).warmup_epochs == 1
+    assert recipe_for("imagenet100-vit-base", epochs=20, warmup_epochs=3.0).warmup_epochs == 3
+    assert recipe_for("cifar10-vit-micro", base_lr=None, mixup=0.0) == Recipe(
+        10, 256, 1e-3, 1.0, mixup=0.0, augment="crop"
+    )
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"epochs": 0}, "epochs >= 1"),
+        ({"batch_size": 1}, "batch_size >= 2"),
+        ({"base_lr": 0.0}, "base_lr > 0"),
+        ({"warmup_epochs": 200.0}, "warmup_epochs up to epochs"),
+        ({"augment": "flips"}, "augment must be one of"),
+        ({"pool": "mean"}, "pool must be one of token, avg, got 'mean'"),
+    ],
+)
+def test_an_impossible_recipe_is_one_line(fields, message):
+    with pytest.raises(InputError, match=message) as raised:
+        Recipe(**fields)
+    assert "\n" not in str(raised.value)
+
+
+def test_layers_learn_at_rates_that_decay_towards_the_pixels(run_and_data):
+    """timm's scheduler must apply the shares: torch's own would drive every layer at the head's rate."""
+    run, data = run_and_data
+    tuning = Finetuning(job(run, Recipe(epochs=4, batch_size=32, warmup_epochs=1)), data)
+    named = {id(p): n for n, p in tuning.model.named_parameters()}
+    expected = {"patch_embed": 0.75**2, "cls_token": 0.75**2, "blocks.0": 0.75, "norm": 0.75, "head": 1.0}
+    peak, warm, total = 1e-3 * 32 / 256, tuning.steps, 4 * tuning.steps
+    for step in (1, warm, warm + 1, (warm + total) // 2, total):
+        tuning.schedule.step_update(step)
+        cosine = 1e-6 + (peak - 1e-6) * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+        rate = peak * step / warm if step < warm else cosine
+        rate = rate if step < total else 1e-6
+        for group in tuning.optimizer.param_groups:
+            for p in group["params"]:
+                share = next(v for k, v in expected.items() if named[id(p)].startswith(k))
+                assert group["lr"] == pytest.approx(rate * share, rel=1e-6)
+    for group in tuning.optimizer.param_groups:
+        for p in group["params"]:
+            decays = p.ndim > 1 and named[id(p)] != "cls_token"
+            assert group["weight_decay"] == (0.05 if decays else 0)
+
+
+def test_the_model_starts_as_the_runs_encoder_with_a_small_head(run_and_data):
+    run, data = run_and_data
+    x = data.normalize(data.test.images[:8])
+    everything = masks_from_noise(torch.arange(16).expand(8, -1), 16)
+    for pool in ("token", "avg"):
+        model = build(job(run, recipe_for("digits-vit-nano", pool=pool)), 10).eval()
+        with torch.no_grad():
+            feature = pool_tokens(run.load_model().encode(x, everything), pool)
+            torch.testing.assert_close(model(x), model.head(feature), rtol=1e-4, atol=1e-7)
+        assert model.head.weight.std().item() == pytest.approx(2e-5, rel=0.3)
+
+
+def test_scratch_starts_from_seeded_random_weights_and_one_rate(run_and_data):
+    run, data = run_and_data
+    first, again, other = (build(job(run, seed=s, scratch=True), 10).state_dict() for s in (0, 0, 1))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
+    assert not torch.equal(
+        first["blocks.0.attn.qkv.weight"], build(job(run), 10).state_dict()["blocks.0.attn.qkv.weight"]
+    )
+    assert finetune(run.config, PLAIN, 0.1, scratch=True, data=data)["recipe"]["layer_decay"] == 1
+
+
+def test_scratch_is_shared_by_runs_and_a_finetuning_is_not():
+    mae, umae = small(lam=0.0), small()
+    assert Job(mae, PLAIN, 1.0, 0, True).path == Job(umae, PLAIN, 1.0, 0, True).path
+    assert Job(mae, PLAIN, 1.0, 0, False).path != Job(umae, PLAIN, 1.0, 0, False).path
+    assert Job(mae, PLAIN, 1.0, 0, True).path != Job(small(embed_dim=32), PLAIN, 1.0, 0, True).path
+    paths = {Job(mae, r, f, s, False).path for r in (PLAIN, FULL) for f in (0.1, 1.0) for s in (0, 1)}
+    assert len(paths) == 8
+    assert Job(mae, PLAIN, 1.0, 0, False).path.is_relative_to(open_run(mae).folder)
+    assert Job(mae, PLAIN, 1.0, 0, True).path.is_relative_to(outputs() / "scratch")
+
+
+def test_labels_are_a_nested_share_of_every_class_outside_the_validation_split():
+    labels = torch.arange(1000) % 10
+    one, ten, full = (set(labelled(labels, f, 0).tolist()) for f in (0.01, 0.1, 1.0))
+    assert one < ten < full
+    assert full == set((~validation_mask(labels)).nonzero().squeeze(1).tolist())
+    assert (len(one), len(ten)) == (10, 90)
+    for ids in (one, ten):
+        assert labels[list(ids)].bincount().unique().numel() == 1
+    assert set(labelled(labels, 0.1, 1).tolist()) != ten
+    assert len(labelled(labels, 1e-6, 0)) == 10  # at least one image a class
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, math.nan])
+def test_an_impossible_share_of_labels_is_refused(fraction):
+    with pytest.raises(InputError, match=r"fraction of the labels must be in \(0, 1\]"):
+        labelled(torch.arange(20) % 2, fraction, 0)
+
+
+def test_finetuning_beats_chance_and_its_frozen_start():
+    """A rank-starved small model after an epoch of pretraining; chance is 10 %."""
+    run = train(small(epochs=1))
+    found = finetune(run.config, recipe_for("digits-vit-nano", epochs=3))
+    assert min(found["best"], found["last"]) > 25
+    assert found["history"][-1]["loss"] < found["history"][0]["loss"]
+    assert (found["labels"], found["steps"]) == (1295, 3 * 20)
+
+
+def test_a_share_of_the_labels_gets_the_root_of_the_steps(run_and_data):
+    run, data = run_and_data
+    full, tenth = (finetune(run.config, PLAIN, f, data=data) for f in (1.0, 0.09))
+    assert full["steps"] == 3 * (full["labels"] // 32)
+    assert tenth["steps"] == 3 * round(0.3 * (full["labels"] // 32))
+
+
+def test_with_everything_on_and_an_odd_number_of_labels(run_and_data):
+    run, data = run_and_data
+    found = finetune(run.config, FULL, 0.1, data=data)
+    assert math.isfinite(found["history"][-1]["loss"])
+
+
+def test_the_epoch_is_chosen_on_validation_and_never_on_test(run_and_data, monkeypatch):
+    run, data = run_and_data
+    on_validation, on_test = [10.0, 30.0, 30.0, 20.0], [50.0, 60.0, 70.0, 99.0]
+
+    def train_epoch(self, epoch):
+        with torch.no_grad():
+            self.model.head.bias.fill_(epoch)
+        return 1.0
+
+    def accuracy(self, split):
+        return (on_validation if split == "validation" else on_test)[int(self.model.head.bias[0])]
+
+    monkeypatch.setattr(Finetuning, "train_epoch", train_epoch)
+    monkeypatch.setattr(Finetuning, "accuracy", accuracy)
+    found = finetune(run.config, recipe_for("digits-vit-nano", epochs=4), data=data)
+    assert (found["best"], found["last"]) == (60.0, 99.0)
+    assert (found["best_epoch"], found["best_validation"]) == (2, 30.0)
+
+
+def test_it_is_done_once_and_leaves_the_callers_random_numbers_alone(run_and_data, monkeypatch):
+    run, data = run_and_data
+    states = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    first = finetune(run.config, PLAIN, 0.3, data=data)
+    assert torch.equal(states[0], torch.random.get_rng_state())
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+    file = Job(run.config, PLAIN, 0.3, 0, False).path
+    assert json.loads(file.read_text()) == first
+    assert {"commit", "torch", "timm", "recipe", "fraction", "seed", "scratch", "fingerprint"} <= set(first)
+    monkeypatch.setattr(ft, "Finetuning", None)
+    monkeypatch.setattr(ft, "load", None)
+    assert finetune(run.config, PLAIN, 0.3) == first
+
+
+def test_the_same_seed_gives_the_same_result(run_and_data):
+    run, data = run_and_data
+    recipe = recipe_for("digits-vit-nano", epochs=2, batch_size=32, mixup=0.8, cutmix=1.0, drop_path=0.1)
+    first = finetune(run.config, recipe, data=data)
+    Job(run.config, recipe, 1.0, 0, False).path.unlink()
+    torch.rand(3), np.random.rand(3)  # the caller's generators must not matter
+    again = finetune(run.config, recipe, data=data)
+    assert again["history"] == first["history"]
+    assert finetune(run.config, recipe, seed=1, data=data)["history"] != first["history"]
+
+
+def test_a_killed_finetuning_goes_on_from_its_last_epoch(run_and_data, monkeypatch):
+    run, data = run_and_data
+    whole = finetune(run.config, FULL, data=data)
+    path = Job(run.config, FULL, 1.0, 0, False).path
+    path.unlink()
+    done, real = [], Finetuning.train_epoch
+
+    def killed(self, epoch):
+        if epoch == 2 and len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(epoch)
+        return real(self, epoch)
+
+    monkeypatch.setattr(ft, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(Finetuning, "train_epoch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(run.config, FULL, data=data)
+    assert path.with_suffix(".pt").is_file() and not path.is_file()
+    done.append("resumed")
+    resumed = finetune(run.config, FULL, data=data)
+    assert done == [0, 1, "resumed", 2]
+    for key in ("history", "best", "last", "best_epoch"):
+        assert resumed[key] == whole[key]
+    assert not path.with_suffix(".pt").exists()
+
+
+def test_a_run_that_is_not_finished_cannot_be_finetuned():
+    with pytest.raises(InputError, match=r"no weights at .*; train this run"):
+        finetune(small(), PLAIN, data=few(small()))
+
+
+def test_other_data_than_the_runs_is_refused(run_and_data):
+    run, data = run_and_data
+    data.fingerprint = "0" * 16
+    with pytest.raises(InputError, match="trained on other data"):
+        finetune(run.config, PLAIN, data=data)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_no_result(run_and_data):
+    run, data = run_and_data
+    with pytest.raises(NonFiniteLoss, match="not finite in epoch"):
+        finetune(run.config, recipe_for("digits-vit-nano", epochs=3, base_lr=1e30), data=data)
+    assert not list((run.folder / "finetune").glob("*.json"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_randaugment_is_decided_by_seed_and_place_and_never_fails(channels):
+    """Among 1,500 draws are magnitudes that timm cuts at 10, where Pillow refuses to keep 0 bits of a pixel."""
+    data = few(small())
+    generator = torch.Generator().manual_seed(0)
+    data.train.images = torch.randint(0, 256, (20, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    data.mean = torch.full((channels,), 0.5)
+    order = torch.arange(1500) % 20
+    with kept_randomness():
+        seen = torch.stack(list(Augmented(data, order, Recipe(), (0, 0))))
+        again = Augmented(data, order, Recipe(), (0, 0))
+        assert torch.equal(again[1234], seen[1234])
+        assert not torch.equal(torch.stack([Augmented(data, order, Recipe(), (0, 1))[i] for i in range(20)]), seen[:20])
+        off = Augmented(data, order, PLAIN, (0, 0))
+        assert torch.equal(off[7], data.train.images[7])
+    assert seen.shape == (1500, channels, 8, 8) and seen.dtype == torch.uint8
+    changed = (seen != data.train.images[order]).flatten(1).any(1).double().mean().item()
+    assert 0.5 < changed < 0.95  # each of two operations happens with probability 1/2
