@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -355,6 +355,8 @@ def train(config: Config, data: Dataset | None = None) -> Run:
         found = parallel.largest(run.result is not None) > 0
         if found and rank == 0 and (result := run.result):
             print(f"reusing {run.folder.name}: finished {result['time']} at commit {result['commit']}")
+            with suppress(OSError):  # left by a process that was killed between the two
+                (run.folder / "state.pt").unlink()
         return found
 
     if finished():

@@ -25,7 +25,7 @@ class Killer:
     """Talks to killing.py."""
 
     def __init__(self):
-        env = environment(PYTHONPATH=f"{REPO}:{REPO / 'tests'}")
+        env = environment()
         command = [sys.executable, str(REPO / "tests" / "killing.py")]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         self.kills = 0

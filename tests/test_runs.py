@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers import environment, small
 
-from lib import runs
 from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import resolve
@@ -166,7 +165,7 @@ with open_run(small()).lock():
 
 
 def holder():
-    env = environment(PYTHONPATH=f"{runs.REPO}:{runs.REPO / 'tests'}")
+    env = environment()
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     )

@@ -61,11 +61,13 @@ def test_our_code_neither_unpickles_nor_evaluates_nor_connects(name):
     assert [f for f in findings(SOURCES[name]) if (name, f.split(": ")[1]) not in KNOWN] == []
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["import pickle", "from urllib.request import urlopen", "eval('1')", "torch.load(p)", "torch.load(p, weights_only=False)",
-     "np.load(p, allow_pickle=True)", "subprocess.run(c, shell=True)", "timm.create_model('x', pretrained=True)"],
-)  # fmt: skip
+SUSPECTS = [
+    "import pickle", "from urllib.request import urlopen", "eval(x)", "torch.load(p)", "np.load(p, allow_pickle=True)",
+    "torch.load(p, weights_only=False)", "subprocess.run(c, shell=True)", "timm.create_model('x', pretrained=True)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", SUSPECTS)
 def test_the_check_sees_what_it_is_for(source):
     assert len(findings(source)) >= 1
 
