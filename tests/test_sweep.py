@@ -1,0 +1,107 @@
+"""Sweeps find, resume and train; Table 1 reads what is there."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import environment, few, same_tensors, small, weights
+
+from lib import sweep, table1
+from lib.evaluate import evaluate
+from lib.finetune import finetune
+from lib.recipes import recipe_for
+from lib.runs import open_run
+from lib.sweep import train_all
+from lib.table1 import PAPER, finetuned, finished_runs, linear, setting
+from lib.train import train
+
+
+def test_a_sweep_trains_each_run_once_and_says_what_it_did(capsys, monkeypatch):
+    configs = [small(epochs=1, lam=lam) for lam in (0.0, 0.1)]
+    data = few(configs[0])
+    first = train_all(configs, data)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1][:7] for line in lines] == ["trained", "trained"]
+    assert lines[0].startswith("  1/2  ")
+    assert "epoch    1/1" in (first[0].folder / "log.txt").read_text()
+    monkeypatch.setattr(sweep, "train", None)
+    assert train_all(configs, data) == first
+    assert capsys.readouterr().out.count(": found") == 2
+
+
+def test_a_run_of_a_sweep_is_the_run_of_train():
+    config, other = small(epochs=1), small(epochs=1, seed=1)
+    data = few(config)
+    swept = weights(train_all([other, config], data)[1])
+    (open_run(config).folder / "result.json").unlink()
+    assert same_tensors(swept, weights(train(config, data)))
+
+
+SWEEP = """
+from helpers import small
+from lib.sweep import train_all
+train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)])
+"""
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
+    configs = [small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)]
+    env = environment(PYTHONPATH=f"{environment()['PYTHONPATH']}:{__file__.rsplit('/', 1)[0]}")
+    process = subprocess.Popen([sys.executable, "-c", SWEEP], env=env, cwd="/", stdout=subprocess.DEVNULL)
+    state, begun = open_run(configs[1]).folder / "state.pt", time.monotonic()
+    while not state.is_file() and process.poll() is None and time.monotonic() - begun < 120:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finished = open_run(configs[0]).folder / "model.safetensors"
+    before = finished.stat().st_mtime_ns
+    assert open_run(configs[1]).result is None
+    runs = train_all(configs)
+    assert [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines()] == ["found", "resumed"]
+    assert finished.stat().st_mtime_ns == before
+    assert runs[1].result["epochs"] == 50
+
+
+def test_table_1_of_the_paper():
+    """Averages that its text gives: +14.7 points linear on CIFAR-10, +20.35 on ImageNet-100."""
+    gain = {p: v["linear"]["U-MAE"] - v["linear"]["MAE"] for p, v in PAPER.items()}
+    assert (gain["cifar10-vit-tiny"] + gain["cifar10-vit-base"]) / 2 == pytest.approx(14.75)
+    assert (gain["imagenet100-vit-base"] + gain["imagenet100-vit-large"]) / 2 == pytest.approx(20.35)
+    assert max(abs(v["finetune"]["U-MAE"] - v["finetune"]["MAE"]) for v in PAPER.values()) == pytest.approx(0.2)
+
+
+def test_table_1_reads_what_has_been_measured_and_measures_nothing(monkeypatch):
+    config = small(epochs=1)
+    data = few(config)
+    run = train(config, data)
+    (open_run(small(epochs=7)).folder).mkdir(parents=True)  # begun, not finished
+    assert [r.folder for r in finished_runs()] == [run.folder]
+    found = next(finished_runs())
+    assert found.config == run.config
+    assert linear(found, "sgd", "token") is None and finetuned(found) is None
+    assert linear(found, "online", "avg") == run.result["test_online_avg_full"]
+    accuracy = evaluate(run, "sgd", "token", data=data)["test"]
+    evaluate(run, "sgd", "token", epoch=0, data=data)  # a snapshot's is not the run's
+    evaluate(run, "sgd", "avg", data=data)
+    assert linear(found, "sgd", "token") == accuracy
+    finetune(run.config, recipe_for("digits-vit-nano", epochs=1), 0.5, data=data)
+    assert finetuned(found) is None  # half of the labels is not the table's
+    tuned = finetune(run.config, recipe_for("digits-vit-nano", epochs=1), data=data)
+    assert finetuned(found) == tuned["best"] and finetuned(found, "last") == tuned["last"]
+
+
+def test_a_column_is_everything_but_the_term_and_the_seed():
+    base = small()
+    for same in (small(lam=0.0), small(lam=0.5), small(seed=3), small(uniformity="euclidean"), small(pool="avg")):
+        assert setting(same) == setting(base)
+    for other in (small(epochs=3), small(mask_ratio=0.5), small(base_lr=1e-3)):
+        assert setting(other) != setting(base)
+
+
+def test_runs_of_another_version_are_left_out_of_the_table(monkeypatch):
+    run = train(small(epochs=1), few(small()))
+    record = run.folder / "config.json"
+    record.write_text(record.read_text().replace('"patch_size"', '"patch_sizes"'))
+    assert list(table1.finished_runs()) == []
