@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Dataset:
         crop = epoch >= 0 and self.config.augment == "resized_crop"
         seed = (self.config.seed, epoch) if crop else None
         decoded = Decoder(split.paths, self.config.image_size, seed)
-        loader = DataLoader(decoded, batch_sampler=[o.tolist() for o in order], num_workers=self.config.workers)
+        batches, workers = [o.tolist() for o in order], self.config.workers
+        loader = DataLoader(decoded, batch_sampler=batches, num_workers=workers, worker_init_fn=_ignore_signals)
         try:
             yield from loader
         except InputError as error:  # a worker's arrives inside its traceback
@@ -112,6 +114,12 @@ def _digits(config: Config, _: Path) -> tuple[Split, Split, list[str]]:
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=digits.target)
     parts = [Split(labels[ids], images[ids], []) for ids in (train, test)]
     return parts[0], parts[1], [str(d) for d in range(10)]
+
+
+def _ignore_signals(_: int) -> None:
+    """In a worker: a signal to the whole group (Ctrl-C, a scheduler's SIGTERM) is for the process that saves."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def read_idx(path: Path) -> Tensor:

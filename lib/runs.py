@@ -230,6 +230,8 @@ class Run:
                     f"run {self.folder.name} is being trained by {file.read().strip() or 'another process'}; wait for "
                     "it, then run this again to reuse its result"
                 ) from None
+            except OSError as error:  # a network file system without locks
+                raise InputError(f"cannot lock {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another") from None
             _locks[self.folder] = file
             file.truncate(0)
             file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")

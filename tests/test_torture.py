@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from helpers import cli_args, content, environment, image_folder, small
+from helpers import cli_args, content, environment, folder_config, image_folder, small
 from test_kill import STAGES, check_visible_files, kill_at_random, kill_everywhere, killer, leak, writes_of  # noqa: F401
 
 from lib.errors import InputError
@@ -142,6 +142,27 @@ def test_real_processes(tmp_path):
     killed_until_done(tmp_path, command, name, 8, lambda pid, _: [pid, *descendants(pid)])
     assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(train(small(**LONG)))
     say("8 kills of `python -m lib.train` survived")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_saves_although_workers_get_it_too(tmp_path, outputs, number):
+    """Ctrl-C in a terminal and a scheduler's SIGTERM reach the decoding workers as well."""
+    root = image_folder(tmp_path / "images", per_class=100)
+    fields = {"data": f"folder:{root}", "stream": "always", "workers": 2, "epochs": 50, "batch_size": 4, "snapshots": 0}
+    config = folder_config(root, **{k: v for k, v in fields.items() if k != "data"})
+    command = [sys.executable, "-m", "lib.train", *cli_args(**fields)]
+    env = environment(UMAE_MARK=str(tmp_path))
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd="/", start_new_session=True)
+    run = open_run(config)
+    while not run.metrics():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(process.pid, number)
+    error = process.communicate(timeout=60)[1]
+    assert (process.returncode, error.count("\n")) == (128 + number, 1)
+    assert error.startswith("error: stopped at step ") and (run.folder / "state.pt").exists()
+    assert wait_until_gone(str(tmp_path), 20) == []
 
 
 def write_notebook(path) -> None:
