@@ -64,7 +64,8 @@ def sides(preset: str, fields: dict[str, Any]) -> dict[str, Side]:
         "+ bf16 autocast": Side(preset, bf16, fused_attention=True),
         "+ attention as batched products": Side(preset, bf16),
         "+ torch.compile of blocks": Side(preset, {**bf16, "compile": True}),
-        "two processes of one thread, not compiled": Side(preset, bf16, processes=2),
+        "not compiled, waiting threads sleep": Side(preset, bf16, passive=True),
+        "not compiled, two processes of one thread": Side(preset, bf16, processes=2),
     }
 
 
@@ -87,7 +88,8 @@ def ladder(rounds: int) -> list[dict[str, Any]]:
     ):  # fmt: skip
         own = sides(preset, fields)
         names = list(own)
-        for before, after in [*itertools.pairwise(names[:-1]), (names[-3], names[-1])]:
+        branches = [(names[-4], last) for last in names[-2:]]
+        for before, after in [*itertools.pairwise(names[:-2]), *branches]:
             rows.append(row(f"{name} {after}", compare(own[before], own[after], rounds, count), own[after]))
     return rows
 

@@ -41,6 +41,7 @@ class Side:
     heap: bool = True
     fused_attention: bool = False  # torch's fused kernel whatever the precision
     processes: int = 1
+    passive: bool = False  # threads sleep while they wait for one another, where libgomp lets them spin
 
     def config(self) -> Config:
         common: dict[str, Any] = dict(
@@ -179,7 +180,9 @@ def running(side: Side) -> Iterator[Callable[[int], dict[str, Any]]]:
         if side.processes > 1:
             program += ["torch.distributed.run", "--nproc-per-node", str(side.processes), "-m"]
         arguments = [json.dumps(asdict(side)), str(listener.address), key.hex()]
-        env = {**os.environ, "PYTHONPATH": str(REPO), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_WAIT_POLICY": "PASSIVE" if side.passive else ""}
+        if side.processes > 1:
+            env["OMP_NUM_THREADS"] = str(max(1, launch.cores() // side.processes))
         process = subprocess.Popen([*program, "lib.paired", *arguments], env=env)
         try:
             with listener.accept() as connection:

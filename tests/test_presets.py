@@ -17,7 +17,8 @@ OTHER = {  # a valid value of each field that differs from the digits preset
     "base_lr": 1e-3, "classes": ("1", "7"), "augment": "flip", "normalize": "unit", "mask_ratio": 0.5,
     "norm_pix_loss": True, "lam": 0.01, "uniformity": "released", "pool": "avg", "weight_decay": 0.1, "accum_steps": 2,
     "precision": "bf16", "seed": 1, "eval_every": 3, "snapshots": 1, "data_dir": "/tmp", "download": True,
-    "stream": "always", "workers": 0, "device": "cpu", "compile": True, "checkpoint_every": 5,
+    "stream": "always", "workers": 0, "device": "cpu", "compile": True, "shard": True,
+    "checkpoint_every": 5,
 }  # fmt: skip
 
 
