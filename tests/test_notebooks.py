@@ -1,0 +1,309 @@
+"""Every notebook: its form, its parameters, and one execution with tiny settings that shares its runs with the others.
+
+Executions come one after another (kernels of parallel workers raced for ports) and each asserts the numbers that the
+notebook writes, so a notebook that runs through and computes nonsense fails.
+"""
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import matplotlib.image
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from lib.errors import InputError
+from lib.presets import REPO, read_parameters, resolve
+from lib.runs import open_run
+from lib.table1 import PAPER
+
+PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
+SWEEPS = {"04_finetune", "05_tsne", "06_lambda_ablation", "07_training_curve", "08_mask_ratio", "10_table1"}
+TINY = {  # with these settings the runs of two epochs, MAE and U-MAE, are shared by all
+    "01_masking": {},
+    "02_pretrain": {"epochs": 2},
+    "03_linear_probe": {"epochs": 2, "probe_epochs": [1, 3], "probe_lrs": [0.1]},
+    "04_finetune": {"epochs": 2, "fractions": [0.1, 1.0], "finetune_epochs": 6, "finetune_lr": 0.016,
+                    "layer_decay": 1.0},
+    "05_tsne": {"epochs": 2, "images": 100, "perplexity": 10.0, "tsne_seeds": [0, 1], "neighbours": 5},
+    "06_lambda_ablation": {"epochs": 2, "lams": [0.001, 0.1], "form_lams": [0.1], "seeds": [0, 1],
+                           "protocols": ["online", "sgd", "knn"]},
+    "07_training_curve": {"epochs": 2, "at": [0, 2], "protocols": ["sgd", "knn"]},
+    "08_mask_ratio": {"epochs": 2, "model_ratios": [0.0, 0.75], "seeds": [0], "references": 50, "queries": 100,
+                      "draws": 100, "protocols": ["sgd", "knn"]},
+    "09_theory": {"epochs": 2, "inverse_steps": 20},
+    "10_table1": {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.fixture(autouse=True)
+def outputs(shared, monkeypatch):
+    """One $UMAE_OUTPUTS for all notebooks, so that they find each other's runs."""
+    monkeypatch.setenv("UMAE_OUTPUTS", str(shared / "outputs"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])))
+    return shared / "outputs"
+
+
+def execute(name: str, shared: Path, **parameters) -> str:
+    """Runs a notebook from a foreign folder and returns what its cells printed."""
+    target = shared / f"{name}-{len(list(shared.glob('*.ipynb')))}.ipynb"
+    papermill.execute_notebook(
+        PATHS[name], target, {**TINY[name], **parameters}, cwd=shared, progress_bar=False, start_timeout=120
+    )
+    cells = nbformat.read(target, 4).cells
+    return "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
+
+
+@pytest.fixture(scope="session")
+def done(shared):
+    """Executes a notebook with its tiny settings, once a session: (its JSON, its folder, what it printed)."""
+    kept = {}
+
+    def result(name):
+        if name not in kept:
+            text = execute(name, shared)
+            file = max((shared / "outputs" / name).glob("*/*.json"), key=os.path.getmtime)
+            kept[name] = json.loads(file.read_text()), file.parent, text
+        return kept[name]
+
+    return result
+
+
+def code(name):
+    return [c for c in nbformat.read(PATHS[name], 4).cells if c.cell_type == "code"]
+
+
+def weights_on_disk(outputs):
+    kinds = ("runs/*/model.safetensors", "runs/*/finetune/*", "scratch/*/*", "runs/*/probes/*", "runs/*/features*")
+    return {p: p.stat().st_mtime_ns for kind in kinds for p in outputs.glob(kind)}
+
+
+def of(records, **wanted):
+    return [r for r in records if all(r[k] == v for k, v in wanted.items())]
+
+
+# --- form ---
+
+
+def test_there_are_ten():
+    assert set(PATHS) == set(TINY)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_form(name):
+    notebook = nbformat.read(PATHS[name], 4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len(notebook.cells) <= 40
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert tagged == code(name)[:1]
+    assert tagged[0].source.startswith("# parameters\n")
+    assert code(name)[1].source.rstrip().endswith("params = read_parameters(In, globals())")
+    for cell in code(name):
+        assert len(cell.source.splitlines()) <= 25
+        assert cell.outputs == [] and cell.execution_count is None
+    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
+    assert 400 <= words <= 1700
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_parameters_show_in_papermills_help_and_can_be_read(name):
+    source = code(name)[0].source
+    values: dict = {}
+    exec(source, values)
+    params = read_parameters(["", source], values)
+    inferred = papermill.inspect_notebook(PATHS[name])
+    assert list(inferred) == list(params)
+    assert {"preset", "data", "data_dir"} <= set(params)
+    if name in SWEEPS:
+        assert {"lam" if name != "06_lambda_ablation" else "lams", "epochs", "seeds"} <= set(params)
+    assert set(TINY[name]) <= set(params)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_unknown_parameter_is_refused_with_the_nearest_name(name):
+    source = code(name)[0].source
+    values: dict = {}
+    exec(source, values)
+    with pytest.raises(InputError, match="unknown parameter 'prest': did you mean 'preset'"):
+        read_parameters(["", source, '# Parameters\nprest = "digits-vit-nano"\n'], values)
+
+
+def test_an_unknown_parameter_stops_the_execution(shared):
+    with pytest.raises(PapermillExecutionError, match="unknown parameter 'lamda': did you mean 'lam'"):
+        execute("05_tsne", shared, lamda=0.1)
+
+
+# --- what they compute ---
+
+
+def test_01_masking(done):
+    found, _, _ = done("01_masking")
+    assert (
+        found["accuracy"][0] > 85 > found["accuracy"][-1]
+    )  # a linear classifier on whole digits, and on a few patches
+    for curve in found["rms"].values():
+        assert all(a >= b for a, b in itertools.pairwise(curve)) and curve[0] > 2 * curve[-1]
+
+
+def test_02_pretrain(done, shared):
+    execute("02_pretrain", shared, lam=0.0)
+    found, _, _ = done("02_pretrain")
+    assert set(found["runs"]) == {"MAE", "U-MAE"}
+    assert found["runs"]["MAE"]["lam"] == 0 and found["runs"]["MAE"]["folder"] == mae().folder.name
+    for result in found["runs"].values():
+        assert 0 < result["test_reconstruction"] < 2
+        assert 1 <= result["test_rank_token"] <= 64
+
+
+def mae():
+    return open_run(resolve(epochs=2, lam=0.0))
+
+
+def test_03_linear_probe(done):
+    found, _, _ = done("03_linear_probe")
+    assert {r["protocol"] for r in found["table"]} == {"online", "sgd", "mae", "lbfgs", "knn"}
+    for row in found["table"]:
+        assert all(0 <= v <= 100 for v in row["MAE"] + row["U-MAE"])
+        assert row["gain"] == pytest.approx([u - m for m, u in zip(row["MAE"], row["U-MAE"], strict=True)])
+    assert min(v for r in of(found["table"], protocol="lbfgs") for v in r["MAE"] + r["U-MAE"]) > 40
+
+
+def test_04_finetune(done):
+    found, _, text = done("04_finetune")
+    assert {(r["start"], r["fraction"]) for r in found["results"]} == {
+        (start, p) for start in ("MAE", "U-MAE", "scratch") for p in (0.1, 1.0)
+    }
+    for r in found["results"]:
+        assert len(r["history"]) == 6
+        assert r["best_validation"] == max(h["validation"] for h in r["history"])
+    for start in ("MAE", "U-MAE"):
+        assert of(found["results"], start=start, fraction=1.0)[0]["best"] > 2 * found["chance"]
+    labels = {r["fraction"]: r["labels"] for r in found["results"]}
+    assert labels == {0.1: 129, 1.0: 1295}
+    gap = [of(found["results"], start=s, fraction=1.0)[0]["best"] for s in ("U-MAE", "MAE")]
+    assert found["claims"][0]["differences"] == pytest.approx([gap[0] - gap[1]])
+    assert all(c["verdict"] == "cannot tell" for c in found["claims"])  # one seed
+    assert "nothing for digits-vit-nano" in text
+
+
+def test_05_tsne(done):
+    found, _, _ = done("05_tsne")
+    assert len(found["measures"]) == 4  # two objectives, class and mean token
+    for row in found["measures"]:
+        assert 0 <= row["k-NN purity"] <= 1 and 0 <= row["between / total variance"] <= 1
+        assert -1 <= row["silhouette (cosine)"] <= 1 and 1 <= row["effective rank"] <= 64
+        assert row["cosine gap"] == pytest.approx(row["cosine within"] - row["cosine between"])
+    for row in found["singular_values"]:
+        assert row["values"][0] == 1 and row["values"] == sorted(row["values"], reverse=True)
+    for values in found["stability"].values():
+        assert len(values["map purity"]) == 2 and len(values["shared neighbours"]) == 1
+    assert len(found["classes"]) == 10
+
+
+def test_06_lambda_ablation(done):
+    found, _, _ = done("06_lambda_ablation")
+    points = {(r["form"], r["lam"]) for r in found["results"]}
+    assert points == {("spectral", 0.0), ("spectral", 0.001), ("spectral", 0.1), ("euclidean", 0.0), ("euclidean", 0.1)}
+    zero = of(found["results"], lam=0.0, seed=0)
+    assert {r["run"] for r in zero} == {mae().folder.name}
+    assert zero[0]["accuracy"] == zero[1]["accuracy"]
+    assert zero[0]["accuracy"]["online"]["test"] == mae().result["test_online_token_full"]
+    rank = {r["lam"]: r["rank"] for r in of(found["results"], form="spectral", seed=0)}
+    assert rank[0.1] > rank[0.0] + 1
+    assert set(found["optimum"]) == {"online", "sgd", "knn"}
+    assert all(o["lam"] in (0.0, 0.001, 0.1) and len(o["gain"]) == 2 for o in found["optimum"].values())
+    assert {c["verdict"] for c in found["claims"]} <= {"agrees", "does not agree", "cannot tell"}
+
+
+def test_07_training_curve(done):
+    found, _, text = done("07_training_curve")
+    assert found["epochs"] == [0, 2]
+    assert len(found["curve"]) == 2 * 2 * 2
+    for protocol in ("sgd", "knn"):
+        start = of(found["curve"], protocol=protocol, epoch=0)
+        assert start[0]["test"] == start[1]["test"]  # the same initial weights
+    assert "both start from the same weights: True" in text
+    assert set(found["verdict"]) == {"sgd", "knn"}
+
+
+def test_08_mask_ratio(done):
+    found, _, _ = done("08_mask_ratio")
+    for key in ("intra", "inter", "overall"):
+        assert all(a >= b for a, b in itertools.pairwise(found[key]))
+    assert found["relative"] == pytest.approx([a / b for a, b in zip(found["intra"], found["inter"], strict=True)])
+    for low, middle, high in zip(found["interval"][0], found["relative"], found["interval"][1], strict=True):
+        assert low <= middle <= high
+    flat = found["averages"]["one mask for both"]
+    assert flat == pytest.approx([flat[0]] * len(flat))
+    rising = found["averages"]["a mask for each, zeros"]
+    assert all(a < b for a, b in itertools.pairwise(rising)) and rising[-1] < 1
+    assert found["sweet_spot"] in ("agrees", "does not agree", "cannot tell")
+    assert {(r["protocol"], r["ratio"]) for r in found["accuracy"]} == {
+        (p, r) for p in ("sgd", "knn") for r in (0.0, 0.75)
+    }
+
+
+def test_09_theory(done):
+    found, _, _ = done("09_theory")
+    assert sum(found["counts"].values()) == len(found["claims"]) > 10
+    assert found["counts"]["holds as corrected"] > 0
+
+
+def test_10_table1(done):
+    done("03_linear_probe"), done("04_finetune")
+    found, folder, text = done("10_table1")
+    assert found["paper"] == PAPER
+    here = of(found["cells"], preset="digits-vit-nano")
+    probed = json.loads(next((folder.parents[1] / "03_linear_probe").glob("*/*.json")).read_text())["table"]
+    for cell in here:
+        if cell["kind"] == "linear":
+            (row,) = of(probed, protocol=cell["how"], pool="token")
+            assert cell["by_seed"]["0"] == row[cell["objective"]][0]
+        else:
+            tuned = of(done("04_finetune")[0]["results"], start=cell["objective"], fraction=1.0)
+            assert cell["by_seed"] == {"0": tuned[0]["best"]}
+    empty = [c for c in found["cells"] if c["n"] == 0]
+    assert {c["preset"] for c in empty} == set(PAPER)
+    for preset in PAPER:
+        assert f"notebooks/04_finetune.ipynb out.ipynb -p preset {preset}" in text
+    assert "69.4" in (folder / "table1.md").read_text()
+
+
+# --- what they leave behind ---
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_figures_are_there_and_not_blank(name, done):
+    _, folder, _ = done(name)
+    figures = sorted(folder.glob("*.png"))
+    assert figures
+    for figure in figures:
+        assert figure.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        pixels = matplotlib.image.imread(figure)[..., :3]
+        assert min(pixels.shape[:2]) > 100
+        assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01, figure.name
+
+
+@pytest.mark.parametrize("name", ["03_linear_probe", *sorted(SWEEPS)])
+def test_a_second_execution_trains_nothing_and_finds_the_same_numbers(name, done, shared, outputs):
+    first, folder, _ = done(name)
+    before = weights_on_disk(outputs)
+    execute(name, shared)
+    assert weights_on_disk(outputs) == before
+    (file,) = folder.glob("*.json")
+    again = json.loads(file.read_text())
+    changing = ("time", "command", "commit", "seconds", "trained")
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in first.items() if k not in changing
+    }
+    assert again.get("trained", 0) == 0
