@@ -27,7 +27,8 @@ from lib.plain import pairwise
 from lib.runs import outputs, write_json
 
 PARTS = ("steps", "ladder", "uniformity", "accumulation", "scaling")
-TINY, MICRO = {"patch_size": 4}, {}  # ViT-Tiny with the 64 patches that CPU codes use
+MICRO: dict[str, Any] = {}
+TINY: dict[str, Any] = {"patch_size": 4}  # the 64 patches of an image that CPU codes use
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:

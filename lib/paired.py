@@ -64,7 +64,8 @@ class Clock:
         self.start()
 
     def start(self) -> None:
-        self.last, self.now = time.perf_counter(), {}
+        self.last = time.perf_counter()
+        self.now: dict[str, float] = {}
 
     def mark(self, stage: str) -> None:
         now = time.perf_counter()
@@ -128,7 +129,8 @@ def product_steps(side: Side, clock: Clock) -> Callable[[int], None]:
             self.left -= 1
             stop.extend([1] * (self.left == 0))
 
-    bar, stop = Bar(), []
+    bar = Bar()
+    stop: list[int] = []
 
     def run(count: int) -> None:
         bar.left = count
@@ -180,7 +182,9 @@ def running(side: Side) -> Iterator[Callable[[int], dict[str, Any]]]:
         if side.processes > 1:
             program += ["torch.distributed.run", "--nproc-per-node", str(side.processes), "-m"]
         arguments = [json.dumps(asdict(side)), str(listener.address), key.hex()]
-        env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_WAIT_POLICY": "PASSIVE" if side.passive else ""}
+        env = {**os.environ, "PYTHONPATH": str(REPO)}
+        if side.passive:
+            env["OMP_WAIT_POLICY"] = "PASSIVE"
         if side.processes > 1:
             env["OMP_NUM_THREADS"] = str(max(1, launch.cores() // side.processes))
         process = subprocess.Popen([*program, "lib.paired", *arguments], env=env)
@@ -203,7 +207,8 @@ def compare(a: Side, b: Side, rounds: int, steps: int) -> dict[str, Any]:
     """Images/s of both sides, and for every round the ratio b/a of their median steps."""
     with running(a) as take_a, running(b) as take_b:
         pairs = [(take_a(steps), take_b(steps)) for _ in range(rounds)]
-    batch, out = a.config().batch_size, {}
+    batch = a.config().batch_size
+    out: dict[str, Any] = {}
     for name, of in (("a", [p[0] for p in pairs]), ("b", [p[1] for p in pairs])):
         flat = [s for part in of for s in part["steps"]]
         out[name] = {

@@ -94,7 +94,8 @@ def whole(state: Any) -> Any:
 
 def own_parts(model: nn.Module) -> list[Tensor]:
     """The parameters, or of sharded ones what this process holds."""
-    return [getattr(p, "to_local", lambda p=p: p)().detach() for p in model.parameters()]
+    parts: list[Any] = list(model.parameters())
+    return [(p.to_local() if hasattr(p, "to_local") else p).detach() for p in parts]
 
 
 def _like(x: Any, own: Any) -> Any:

@@ -37,7 +37,7 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return True
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
@@ -56,6 +56,11 @@ def choose_attention(model: nn.Module, device: torch.device, precision: str) -> 
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = not (device.type == "cpu" and precision == "bf16")  # type: ignore[assignment]
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device, without waiting for what the device is doing: a copy from pageable memory would."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def compile_blocks(mae: Any, device: torch.device) -> str:

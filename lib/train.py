@@ -4,8 +4,6 @@ All randomness is a function of (seed, epoch) or (seed, step), drawn on the CPU 
 needs no random state, and any number of processes sees the same images, crops and masks.
 """
 
-import hashlib
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,55 +19,13 @@ from lib import parallel, speed
 from lib.augment import NOISE, augment
 from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
-from lib.losses import reconstruction_loss, uniformity_loss
 from lib.machine import clear_memory_errors, describe, pick_device, progress, signals
 from lib.masking import Masks, masks_from_noise, num_visible
-from lib.metrics import effective_rank
-from lib.models import MAE, pool_tokens
+from lib.objective import TERMS, Objective, build_optimizer, learning_rate, measure, stream
 from lib.presets import Config
 from lib.runs import Run, export_encoder, load_into, load_state, open_run, save_state, save_weights, write_json
 
-POOLS = ("token", "avg")
-TERMS = ("loss", "reconstruction", "uniformity")
 VALIDATION_IMAGES = 2000  # at most, for the measurements along training
-
-
-def stream(seed: int, *what: Any) -> torch.Generator:
-    """A CPU generator that depends on nothing but its arguments."""
-    digest = hashlib.sha256(repr((seed, *what)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-
-
-def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up, then a half cosine to zero, per step (He et al. 2021)."""
-    warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
-    if step < warmup:
-        return config.peak_lr * min(1.0, (step + 1) / warmup)
-    return config.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-
-
-class Objective(nn.Module):
-    """The U-MAE loss of one batch, and an online linear layer on the detached class token and mean token."""
-
-    def __init__(self, config: Config, classes: int) -> None:
-        super().__init__()
-        self.config = config
-        self.mae = MAE(config)
-        self.heads = nn.ModuleDict({pool: nn.Linear(config.embed_dim, classes) for pool in POOLS})
-
-    def forward(self, images: Tensor, masks: Masks, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, C, H, W), labels (B,) with -1 for held out -> (total to differentiate, detached TERMS (3,))."""
-        c = self.config
-        latent, pred = self.mae(images, masks)
-        reconstruction = reconstruction_loss(pred, self.mae.targets(images, masks), c.norm_pix_loss)
-        features = pool_tokens(latent, c.pool)
-        uniformity = uniformity_loss(features if c.lam else features.detach(), c.uniformity)
-        loss = reconstruction + c.lam * uniformity if c.lam else reconstruction
-        online = sum(
-            F.cross_entropy(head(pool_tokens(latent, pool).detach()).float(), labels, ignore_index=-1, reduction="sum")
-            for pool, head in self.heads.items()
-        ) / len(labels)
-        return loss + online, torch.stack([loss, reconstruction, uniformity]).detach()
 
 
 class Trainer:
@@ -103,33 +58,16 @@ class Trainer:
         if config.compile:
             self.say(speed.compile_blocks(self.objective.mae, self.device))
         self.model: nn.Module = parallel.distribute(self.objective, config.shard)
-        self.optimizer = self._optimizer()
+        self.optimizer = build_optimizer(self.objective, self.device)
         held = validation_mask(data.train.labels)
         self.val_ids = held.nonzero().squeeze(1)
         self.val_ids = self.val_ids[torch.randperm(len(self.val_ids), generator=stream(0, "validation"))]
         self.val_ids = self.val_ids[:VALIDATION_IMAGES]
         self.labels = data.train.labels.masked_fill(held, -1).to(self.device)
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        """Weight decay on matrices only; the online heads have their own constant rate."""
-        named = [(n, p) for n, p in self.objective.mae.named_parameters() if p.requires_grad]
-        decayed = [p for n, p in named if p.ndim > 1 and not n.endswith(("_token", "pos_embed"))]
-        chosen = {id(p) for p in decayed}
-        plain = [p for _, p in named if id(p) not in chosen]
-        groups = [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-            {"params": self.objective.heads.parameters(), "weight_decay": 0.0, "lr": 1e-3},
-        ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=self.device.type in ("cpu", "cuda"))
-
     def say(self, line: str) -> None:
         if line and self.rank == 0:
             print(line)
-
-    def _send(self, x: Tensor) -> Tensor:
-        """x on the device, without waiting for what the device is doing: a copy from pageable memory would."""
-        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x.to(self.device)
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
@@ -149,9 +87,9 @@ class Trainer:
                     c.accum_steps, self.world, self.micro, c.num_patches + NOISE,
                     generator=stream(c.seed, "noise", epoch * self.steps_per_epoch + first + step),
                 )  # fmt: skip
-            noise = self._send(whole[part, self.rank])
-            images = augment(self._send(images), kind, noise[:, :NOISE])
-            labels = self.labels[self._send(mine[i])]
+            noise = speed.send(whole[part, self.rank], self.device)
+            images = augment(speed.send(images, self.device), kind, noise[:, :NOISE])
+            labels = self.labels[speed.send(mine[i], self.device)]
             yield self.data.normalize(images, self.dtype), masks_from_noise(noise[:, NOISE:], self.visible), labels
 
     def train_epoch(self, epoch: int, bar: tqdm, should_stop: list[int]) -> None:
@@ -198,40 +136,13 @@ class Trainer:
             "precision fp32"
         )
 
-    @torch.no_grad()
     def measure(self, split: str) -> dict[str, float]:
-        """Reconstruction, uniformity, effective rank and the online layer's accuracy (percent) on one split.
-
-        "validation" is held out of the labelled training images, "test" is the test split; the class token is seen
-        on masked and on full images, with the same masks every time.
-        """
-        c, objective = self.config, self.objective.eval()
-        source = self.data.train if split == "validation" else self.data.test
-        ids = self.val_ids if split == "validation" else torch.arange(len(source))
-        noise = torch.rand(len(ids), c.num_patches, generator=stream(0, "measure"))
-        feats: dict[str, list[Tensor]] = {f"{pool}_{view}": [] for pool in POOLS for view in ("masked", "full")}
-        reconstruction, chunks = 0.0, list(torch.arange(len(ids)).split(500))
-        for chunk, images in zip(chunks, self.data.batches(source, [ids[k] for k in chunks]), strict=True):
-            x = self.data.normalize(images.to(self.device), self.dtype)
-            masks = masks_from_noise(noise[chunk].to(self.device), self.visible)
-            with self._autocast():
-                latent, pred = objective.mae(x, masks)
-                full = objective.mae.encode(x, masks_from_noise(noise[chunk].to(self.device), c.num_patches))
-            target = objective.mae.targets(x, masks)
-            reconstruction += reconstruction_loss(pred, target, c.norm_pix_loss).item() * len(chunk) / len(ids)
-            for pool in POOLS:
-                feats[f"{pool}_masked"].append(pool_tokens(latent, pool).to(self.dtype))
-                feats[f"{pool}_full"].append(pool_tokens(full, pool).to(self.dtype))
-        whole = {name: torch.cat(parts) for name, parts in feats.items()}
-        labels = source.labels[ids].to(self.device)
-        out = {"reconstruction": reconstruction}
-        for name, f in whole.items():
-            head = objective.heads[name.split("_")[0]]
-            out[f"online_{name}"] = 100 * (head(f).argmax(1) == labels).double().mean().item()
-        for pool in POOLS:
-            out[f"rank_{pool}"] = effective_rank(whole[f"{pool}_masked"])
-            out[f"spectral_{pool}"] = uniformity_loss(whole[f"{pool}_masked"].double(), local=True).item()
-        return {f"{split}_{k}": v for k, v in out.items()}
+        """`objective.measure` on the "validation" images, held out of the labelled training images, or on "test"."""
+        validation = split == "validation"
+        source = self.data.train if validation else self.data.test
+        ids = self.val_ids if validation else torch.arange(len(source))
+        found = measure(self.objective.eval(), self.data, source, ids, self._autocast)
+        return {f"{split}_{k}": v for k, v in found.items()}
 
     def state(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from lib.presets import PRESETS, Config, read_parameters, resolve
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 OTHER = {  # a valid value of each field that differs from the digits preset
     "data": "fashion_mnist", "image_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2,
-    "decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 4, "epochs": 7, "warmup_epochs": 1.0, "batch_size": 64,
+    "decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 4, "epochs": 7, "warmup_epochs": 1.0, "batch_size": 32,
     "base_lr": 1e-3, "classes": ("1", "7"), "augment": "flip", "normalize": "unit", "mask_ratio": 0.5,
     "norm_pix_loss": True, "lam": 0.01, "uniformity": "released", "pool": "avg", "weight_decay": 0.1, "accum_steps": 2,
     "precision": "bf16", "seed": 1, "eval_every": 3, "snapshots": 1, "data_dir": "/tmp", "download": True,
