@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Dataset:
         seed = (self.config.seed, epoch) if crop else None
         decoded = Decoder(split.paths, self.config.image_size, seed)
         batches, workers = [o.tolist() for o in order], self.config.workers
-        loader = DataLoader(decoded, batch_sampler=batches, num_workers=workers, worker_init_fn=_ignore_signals)
+        loader = DataLoader(decoded, batch_sampler=batches, num_workers=workers, worker_init_fn=_heed_parent_only)
         try:
             yield from loader
         except InputError as error:  # a worker's arrives inside its traceback
@@ -116,10 +117,18 @@ def _digits(config: Config, _: Path) -> tuple[Split, Split, list[str]]:
     return parts[0], parts[1], [str(d) for d in range(10)]
 
 
-def _ignore_signals(_: int) -> None:
+def _heed_parent_only(_: int) -> None:
     """In a worker: a signal to the whole group (Ctrl-C, a scheduler's SIGTERM) is for the process that saves."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_parent_says, daemon=True).start()
+
+
+def _end_when_parent_says() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def read_idx(path: Path) -> Tensor:

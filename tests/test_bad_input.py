@@ -61,7 +61,7 @@ def refused(monkeypatch, capfd, outputs):
 # ---- parameters -----------------------------------------------------------------------------------------------------
 
 NO_DEVICE = "device {!r} is not available here; use auto, cpu, or a cuda device that exists"
-HEADS = "{} must be a multiple of {} and of 4 (sin-cos positions)"
+HEADS = "{} must be a multiple of {} and of 4 (positions)"
 PRESETS = (
     "digits-vit-nano, fashion-vit-micro, cifar10-vit-micro, cifar10-vit-tiny, cifar10-vit-base, imagenet100-vit-base, "
     "imagenet100-vit-large"

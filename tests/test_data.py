@@ -1,7 +1,10 @@
 """Datasets: one in-memory form, streams with the same pixels, every kind of image file."""
 
 import gzip
+import multiprocessing
 import os
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -128,6 +131,24 @@ def test_streamed_crops_depend_on_seed_epoch_and_image_not_on_the_batch(tmp_path
     other = load(folder_config(root, stream="always", augment="resized_crop", seed=1))
     assert not torch.equal(pixels(data, data.train, 0), pixels(other, other.train, 0))
     assert torch.equal(pixels(data, data.train), pixels(other, other.train))  # without augmentation: the same
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
+def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do(tmp_path):
+    """Else a scheduler's SIGTERM to all processes would cut a step, or an unfinished stream would hang the exit."""
+    data = load(folder_config(image_folder(tmp_path, per_class=40), stream="always", workers=1))
+    stream = data.batches(data.train, list(torch.arange(80).split(4)))
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    assert len(list(stream)) == 19  # it went on to the end
+    stream = data.batches(data.train, list(torch.arange(80).split(4)))
+    next(stream)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def _save(tmp_path, name, image, **options):
