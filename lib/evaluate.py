@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError
+from lib.machine import pick_device
 from lib.masking import masks_from_noise
 from lib.models import MAE, pool_tokens
+from lib.objective import POOLS, stream
 from lib.runs import Run, load_weights, save_weights, write_json
-from lib.train import POOLS, pick_device, stream
 
 PREPARATIONS = ("raw", "standardised", "whitened")
 SPLITS = ("train", "validation", "test")

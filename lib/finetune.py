@@ -27,11 +27,11 @@ from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError, NonFiniteLoss
 from lib.machine import clear_memory_errors, pick_device, provenance
 from lib.models import MAE, build_encoder, encoder_args
+from lib.objective import stream
 from lib.presets import Config
 from lib.randaugment import Augmented, kept_randomness, seed_all
 from lib.recipes import Recipe
 from lib.runs import load_state, open_run, outputs, save_state, write_json
-from lib.train import stream
 
 SAVE_SECONDS = 30  # between the states of a long finetuning
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lib.data import Dataset
 from lib.images import Decoder
+from lib.objective import stream
 from lib.recipes import Recipe
-from lib.train import stream
 
 
 class Augmented(torch.utils.data.Dataset):
