@@ -94,8 +94,10 @@ def whole(state: Any) -> Any:
 
 def own_parts(model: nn.Module) -> list[Tensor]:
     """The parameters, or of sharded ones what this process holds."""
+    from torch.distributed.tensor import DTensor
+
     parts: list[Any] = list(model.parameters())
-    return [(p.to_local() if hasattr(p, "to_local") else p).detach() for p in parts]
+    return [(p.to_local() if isinstance(p, DTensor) else p).detach() for p in parts]
 
 
 def _like(x: Any, own: Any) -> Any:

@@ -121,8 +121,8 @@ class Cost:
         total = self.flops * self.images * self.epochs
         return (
             f"{self.parameters / 1e6:.1f} M parameters; {self.flops / 1e9:.3g} GFLOP an image, {total / 1e15:.3g} "
-            f"PFLOP in {self.epochs} epochs of {self.images:,} images; memory at least {self.memory / 2**30:.2g} GiB for "
-            f"{self.micro_batch} images at once; at {flops_per_second / 1e12:.3g} TFLOP/s "
+            f"PFLOP in {self.epochs} epochs of {self.images:,} images; memory at least {self.memory / 2**30:.2g} GiB "
+            f"for {self.micro_batch} images at once; at {flops_per_second / 1e12:.3g} TFLOP/s "
             f"{duration(self.seconds(flops_per_second))}"
         )
 
