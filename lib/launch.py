@@ -9,7 +9,9 @@ Both give every process its place through torchrun's environment variables, whic
 import logging
 import os
 import pickle
+import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -79,7 +81,8 @@ def run(fn: Callable[..., Any], processes: int, *args: Any) -> Any:
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="spawn", shutdown_timeout=60,
         signals_to_handle="SIGTERM,SIGINT",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, _quiet("torch.distributed.elastic", "torch.multiprocessing"):
+    quiet = _quiet("torch.distributed.elastic", "torch.multiprocessing")
+    with tempfile.TemporaryDirectory() as folder, quiet, _own_signals():
         try:
             return elastic_launch(config, _worker)(fn, args, folder)[0]
         except SignalException:
@@ -105,6 +108,18 @@ def _first_error(folder: Path) -> Exception | None:
     """The error that came first: the others are often about the process that it ended."""
     notes = [pickle.loads(file.read_bytes()) for file in folder.iterdir()]
     return min(notes, key=lambda note: note[0])[1] if notes else None
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """The launcher leaves its handlers in place when it is done: this puts back those of the notebook."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """One model on many processes: data parallel (DDP) or sharded (FSDP2), and states that do not depend on how many."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,8 @@ def distribute(objective: nn.Module, shard: bool) -> nn.Module:
     if place()[1] == 1:
         return objective
     if not shard:
+        # Said once of the patch embedding of grey images, whose stride of a dimension of size 1 has no meaning.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         return nn.parallel.DistributedDataParallel(objective)
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -73,8 +76,8 @@ def gradient_sync(model: nn.Module, wanted: bool) -> Iterator[None]:
     for module in model.modules() if place()[1] > 1 else ():
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(wanted, recurse=False)
-    ddp = isinstance(model, nn.parallel.DistributedDataParallel)
-    with model.no_sync() if ddp and not wanted else nullcontext():
+    alone = isinstance(model, nn.parallel.DistributedDataParallel) and not wanted
+    with cast(Any, model).no_sync() if alone else nullcontext():
         yield
 
 

@@ -127,11 +127,13 @@ def test_runs_of_two_processes_resume_on_one_and_on_two_and_equal_undisturbed_on
         assert not list(stopped.folder.rglob("*.tmp"))
 
 
-def test_an_error_in_one_process_ends_all(outputs):
+def test_an_error_in_one_process_ends_all_and_leaves_the_signals_as_they_were(outputs):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(InputError, match=r"^made up: nothing, do nothing$"):
         run(workers.fails, 2, "input")
     with pytest.raises(RuntimeError, match=r"process 1 failed: (?s:.*)KeyError: 'lost'"):
         run(workers.fails, 2, "other")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_one_process_is_this_one_and_what_cannot_be_imported_is_refused():
