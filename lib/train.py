@@ -21,7 +21,6 @@ from lib.data import Dataset, load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
 from lib.machine import clear_memory_errors, describe, pick_device, progress, signals
 from lib.masking import Masks, masks_from_noise, num_visible
-from lib.objective import POOLS as POOLS  # for those that measure a run
 from lib.objective import TERMS, Objective, build_optimizer, learning_rate, measure, stream
 from lib.presets import Config
 from lib.runs import Run, export_encoder, load_into, load_state, open_run, save_state, save_weights, write_json
