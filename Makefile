@@ -34,13 +34,13 @@ demo: $(READY)
 	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not torture"
+	$(BIN)/python -m pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 torture: $(READY)
 	$(BIN)/python -m pytest -m torture -s
