@@ -6,9 +6,9 @@
 Both give every process its place through torchrun's environment variables, which `process_group` reads.
 """
 
+import json
 import logging
 import os
-import pickle
 import signal
 import tempfile
 import threading
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lib import errors
 from lib.errors import InputError
 
 TIMEOUT = timedelta(minutes=5)  # of one collective: no worker waits longer for one that is gone
@@ -97,17 +98,20 @@ def _worker(fn: Callable[..., Any], args: tuple, folder: str) -> Any:
             result = fn(*args)
         except BaseException as error:  # noted before the others see that this process is gone
             known = isinstance(error, InputError)
-            text = f"process {dist.get_rank()} failed: {traceback.format_exc()}"
-            note = (time.time_ns(), error if known else RuntimeError(text.rstrip()))
-            Path(folder, str(dist.get_rank())).write_bytes(pickle.dumps(note))
+            text = str(error) if known else f"process {dist.get_rank()} failed: {traceback.format_exc()}".rstrip()
+            note = {"time": time.time_ns(), "kind": type(error).__name__ if known else "", "text": text}
+            Path(folder, str(dist.get_rank())).write_text(json.dumps(note))
             raise
         return result if dist.get_rank() == 0 else None
 
 
 def _first_error(folder: Path) -> Exception | None:
     """The error that came first: the others are often about the process that it ended."""
-    notes = [pickle.loads(file.read_bytes()) for file in folder.iterdir()]
-    return min(notes, key=lambda note: note[0])[1] if notes else None
+    notes = [json.loads(file.read_text()) for file in folder.iterdir()]
+    if not notes:
+        return None
+    first = min(notes, key=lambda note: note["time"])
+    return getattr(errors, first["kind"])(first["text"]) if first["kind"] else RuntimeError(first["text"])
 
 
 @contextmanager
