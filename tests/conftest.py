@@ -1,6 +1,7 @@
 """One thread, no network, and an outputs folder of its own for every test."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
 
 
 @pytest.fixture(autouse=True)
