@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# Threads that sleep while they wait: with other work on the machine, spinning ones make a step several times slower.
-export OMP_WAIT_POLICY ?= PASSIVE
 OUT := $(or $(UMAE_OUTPUTS),outputs)
 
 .PHONY: demo test lint torture bench lab clean help

@@ -38,10 +38,11 @@ def nearest_view(queries: Tensor, references: Tensor, mask_ratios: Sequence[floa
 def class_distances(
     queries: Tensor, query_labels: Tensor, references: Tensor, reference_labels: Tensor, mask_ratios: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Per query and ratio, (N, R): "intra" to its own class, "inter" the mean over the other classes, "overall".
+    """Per query and ratio, (N, R): "intra" to its own class, "inter" the mean over the other classes, "overall" over
+    all, and "pooled" the minimum over the other classes.
 
-    `inter` is a mean of per-class minima: one minimum over all other classes would compare unlike numbers of
-    candidates. Every class must have the same number of references.
+    The figure's `inter` is a mean of per-class minima: `pooled` compares unlike numbers of candidates. Every class must
+    have the same number of references.
     """
     classes = reference_labels.unique()
     per_class = torch.stack([nearest_view(queries, references[reference_labels == c], mask_ratios) for c in classes], 1)
@@ -51,6 +52,7 @@ def class_distances(
         "intra": (per_class * own).sum(1).numpy(),
         "inter": ((per_class * (1 - own)).sum(1) / (len(classes) - 1)).numpy(),
         "overall": per_class.mean(1).numpy(),
+        "pooled": per_class.masked_fill(own.bool(), torch.inf).amin(1).numpy(),
     }
 
 

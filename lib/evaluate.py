@@ -70,8 +70,11 @@ class Features:
 
 
 @torch.no_grad()
-def encode(model: MAE, data: Dataset, split: str, batch_size: int = 500) -> dict[str, Tensor]:
-    """Class-token and mean-token features (N, D) of full images, in the order of the split ("train" or "test")."""
+def encode(model: MAE, data: Dataset, split: str, batch_size: int = 100) -> dict[str, Tensor]:
+    """Class-token and mean-token features (N, D) of full images, in the order of the split ("train" or "test").
+
+    In float32. 100 images at a time stay in a CPU's cache: 500 take 1.4 times as long with cifar10-vit-micro.
+    """
     device = pick_device(data.config.device)
     model = model.to(device).eval()
     source = data.train if split == "train" else data.test

@@ -32,6 +32,7 @@ from lib.presets import Config
 from lib.randaugment import Augmented, kept_randomness, seed_all
 from lib.recipes import Recipe
 from lib.runs import load_state, open_run, outputs, save_state, write_json
+from lib.speed import choose_attention, settle_precision
 
 SAVE_SECONDS = 30  # between the states of a long finetuning
 
@@ -112,6 +113,9 @@ class Finetuning:
         self.batch = min(recipe.batch_size, len(self.ids)) // 2 * 2  # Mixup takes pairs
         self.steps = max(1, round(math.sqrt(job.fraction) * (full // recipe.batch_size)))  # an epoch
         self.model = build(job, classes).to(self.device)
+        self.precision, note = settle_precision(job.config.precision, self.device)
+        print(note, end="\n" * bool(note))
+        choose_attention(self.model, self.device, self.precision)
         groups = param_groups_layer_decay(
             self.model, recipe.weight_decay, ("cls_token",), layer_decay=recipe.layer_decay
         )
@@ -125,7 +129,7 @@ class Finetuning:
         self.best = copy.deepcopy(self.model.state_dict())
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.job.config.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     @torch.no_grad()
     def accuracy(self, split: str) -> float:

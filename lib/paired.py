@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Client, Listener
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Side:
     heap: bool = True
     fused_attention: bool = False  # torch's fused kernel whatever the precision
     processes: int = 1
-    passive: bool = False  # threads sleep while they wait for one another, where libgomp lets them spin
+    environment: tuple[tuple[str, str], ...] = ()  # variables of its processes, such as GOMP_SPINCOUNT
 
     def config(self) -> Config:
         common: dict[str, Any] = dict(
@@ -145,15 +146,26 @@ def product_steps(side: Side, clock: Clock) -> Callable[[int], None]:
 def peak_memory(reset: bool = False) -> int:
     """Bytes of this process's largest resident set, since its start or the last reset."""
     if reset:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+        Path("/proc/self/clear_refs").write_text("5")
+    return _kib("/proc/self/status", "VmHWM:")
+
+
+def children_memory() -> int:
+    """Bytes that the child processes (a DataLoader's workers) do not share with this one."""
+    pids = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
+    return sum(_kib(f"/proc/{pid}/smaps_rollup", "Private_Clean:", "Private_Dirty:") for pid in pids)
+
+
+def _kib(path: str, *names: str) -> int:
+    return sum(1024 * int(line.split()[1]) for line in Path(path).read_text().splitlines() if line.startswith(names))
 
 
 def serve(side: Side, address: str, key: bytes) -> None:
     """One process of a side: does as many steps as it is told, until it is told 0."""
+    import timm  # noqa: F401  before the libraries' memory is measured
+
     rank, world = parallel.place()
+    idle = peak_memory(reset=True)  # what the libraries take, on both sides alike
     connection = Client(address, authkey=key) if rank == 0 else None
     clock = Clock()
     run = (plain_steps if side.plain else product_steps)(side, clock)
@@ -167,10 +179,11 @@ def serve(side: Side, address: str, key: bytes) -> None:
         run(int(command))
         steps = list(clock.steps)
         precision = "bf16" if speed.has_bf16(torch.device("cpu")) else "fp32"
-        sums = torch.tensor([speed.gemm_peak(precision, torch.device("cpu"), 1024), peak_memory()], dtype=torch.float64)
-        sums = parallel.average_(sums) * world
+        memory = peak_memory() + children_memory()
+        gemm = speed.gemm_peak(precision, torch.device("cpu"), 1024)
+        sums = parallel.average_(torch.tensor([gemm, memory, memory - idle], dtype=torch.float64)) * world
         if connection:
-            connection.send({"steps": steps, "gemm": sums[0].item(), "memory": sums[1].item()})
+            connection.send({"steps": steps, **dict(zip(("gemm", "memory", "own_memory"), sums.tolist(), strict=True))})
 
 
 @contextmanager
@@ -182,9 +195,7 @@ def running(side: Side) -> Iterator[Callable[[int], dict[str, Any]]]:
         if side.processes > 1:
             program += ["torch.distributed.run", "--nproc-per-node", str(side.processes), "-m"]
         arguments = [json.dumps(asdict(side)), str(listener.address), key.hex()]
-        env = {**os.environ, "PYTHONPATH": str(REPO)}
-        if side.passive:
-            env["OMP_WAIT_POLICY"] = "PASSIVE"
+        env = {**os.environ, **dict(side.environment), "PYTHONPATH": str(REPO)}
         if side.processes > 1:
             env["OMP_NUM_THREADS"] = str(max(1, launch.cores() // side.processes))
         process = subprocess.Popen([*program, "lib.paired", *arguments], env=env)
@@ -215,11 +226,13 @@ def compare(a: Side, b: Side, rounds: int, steps: int) -> dict[str, Any]:
             "images_per_s": batch / statistics.median(sum(s.values()) for s in flat),
             "ms": {k: 1e3 * statistics.median(s.get(k, 0.0) for s in flat) for k in STAGES},
             "memory": max(part["memory"] for part in of),
+            "own_memory": max(part["own_memory"] for part in of),
             "gemm": statistics.median(part["gemm"] for part in of),
         }
     middle = [[statistics.median(sum(s.values()) for s in part["steps"]) for part in pair] for pair in pairs]
     out["ratio"] = sorted(x / y for x, y in middle)
-    out["memory_ratio"] = out["b"]["memory"] / out["a"]["memory"]
+    for key in ("memory", "own_memory"):
+        out[f"{key}_ratio"] = out["b"][key] / out["a"][key]
     return out
 
 

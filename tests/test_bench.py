@@ -1,6 +1,9 @@
 """The benchmark's two sides compute the same loss, and what it prints is what it measured."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from lib import bench
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.masking import masks_from_noise, num_visible
-from lib.paired import Side, compare
+from lib.paired import Side, children_memory, compare
 from lib.plain import PlainImages, pairwise, plain_loss
 from lib.train import Objective
 
@@ -38,11 +41,30 @@ def test_two_sides_are_timed_in_turn():
     fields = {"batch_size": 64, "epochs": 2}
     result = compare(Side("digits-vit-nano", fields, plain=True), Side("digits-vit-nano", fields), rounds=2, steps=2)
     assert len(result["ratio"]) == 2 and result["ratio"][0] > 0
+    assert result["own_memory_ratio"] > 0 and result["b"]["own_memory"] < result["b"]["memory"]
     for side in ("a", "b"):
         assert result[side]["images_per_s"] > 0 and result[side]["memory"] > 1e8 and result[side]["gemm"] > 1e8
         assert set(result[side]["ms"]) == {"data", "forward", "backward", "optimizer"}
     line = bench.row("name", result, Side("digits-vit-nano", fields))
     assert 0 < line["of GEMM peak"] < 1 and line["images/s"] > 0
+
+
+def test_memory_of_child_processes_counts_what_they_do_not_share():
+    before = children_memory()
+    grow = "import sys; x = b'1' * 50 * 2**20; print(); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", grow], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin and child.stdout
+        child.stdout.readline()
+        grown = children_memory() - before
+        child.stdin.close()
+    assert 50 * 2**20 < grown < 80 * 2**20
+
+
+def test_the_threads_of_a_process_sleep_soon():
+    program = "import os, lib; print(os.environ['GOMP_SPINCOUNT'])"
+    own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    for given, wanted in ((own, "1000"), ({**own, "GOMP_SPINCOUNT": "7"}, "7")):
+        assert subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip() == wanted
 
 
 def test_tables_and_file(monkeypatch, outputs, capsys):

@@ -68,6 +68,7 @@ def test_class_distances_against_loops():
         np.testing.assert_allclose(found["intra"][i], by_class[q_labels[i]])
         np.testing.assert_allclose(found["inter"][i], sum(others) / 2)
         np.testing.assert_allclose(found["overall"][i], sum(by_class) / 3)
+        np.testing.assert_allclose(found["pooled"][i], np.minimum(*others))
 
 
 def test_one_mask_for_both_only_scales_the_distance():
