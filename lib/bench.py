@@ -1,8 +1,8 @@
 """`python -m lib.bench [part ...]`: what a training step costs here, as ratios to a plain one, and why.
 
 Parts: steps (each preset against the plain reference), ladder (every trick's own gain), uniformity (sums against the
-matrix of pairs), accumulation (what splitting a batch costs the estimate), scaling. On two cores all
-take about 12 minutes, of which ladder takes 8.5 and steps one.
+matrix of pairs), accumulation (what splitting a batch costs the estimate), scaling. On two cores all take
+about 12 minutes, of which ladder takes 8.5 and steps one.
 
 The two sides of a ratio run in processes of their own, a few steps of one after a few of the other, so that a machine
 with other work on it slows both. Prints tables and writes outputs/bench.json.

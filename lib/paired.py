@@ -215,12 +215,12 @@ def running(side: Side) -> Iterator[Callable[[int], dict[str, Any]]]:
 
 
 def compare(a: Side, b: Side, rounds: int, steps: int) -> dict[str, Any]:
-    """Images/s of both sides, and for every round the ratio b/a of their median steps."""
+    """Images/s of both sides, and for every round their ratio b/a, from median steps."""
     with running(a) as take_a, running(b) as take_b:
         pairs = [(take_a(steps), take_b(steps)) for _ in range(rounds)]
-    batch = a.config().batch_size
+    sizes = a.config().batch_size, b.config().batch_size
     out: dict[str, Any] = {}
-    for name, of in (("a", [p[0] for p in pairs]), ("b", [p[1] for p in pairs])):
+    for name, batch, of in zip("ab", sizes, zip(*pairs, strict=True), strict=True):
         flat = [s for part in of for s in part["steps"]]
         out[name] = {
             "images_per_s": batch / statistics.median(sum(s.values()) for s in flat),
@@ -230,7 +230,7 @@ def compare(a: Side, b: Side, rounds: int, steps: int) -> dict[str, Any]:
             "gemm": statistics.median(part["gemm"] for part in of),
         }
     middle = [[statistics.median(sum(s.values()) for s in part["steps"]) for part in pair] for pair in pairs]
-    out["ratio"] = sorted(x / y for x, y in middle)
+    out["ratio"] = sorted(x / y * sizes[1] / sizes[0] for x, y in middle)
     for key in ("memory", "own_memory"):
         out[f"{key}_ratio"] = out["b"][key] / out["a"][key]
     return out

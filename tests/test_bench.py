@@ -39,7 +39,12 @@ def test_plain_images_are_transformed_one_by_one():
 
 def test_two_sides_are_timed_in_turn():
     fields = {"batch_size": 64, "epochs": 2}
-    result = compare(Side("digits-vit-nano", fields, plain=True), Side("digits-vit-nano", fields), rounds=2, steps=2)
+    plain = Side("digits-vit-nano", {**fields, "batch_size": 16}, plain=True)
+    result = compare(plain, Side("digits-vit-nano", fields), rounds=2, steps=2)
+    for side, batch in (("a", 16), ("b", 64)):  # images, not steps, are counted
+        assert batch / 2 < result[side]["images_per_s"] * sum(result[side]["ms"].values()) / 1e3 < batch * 2
+    speeds = result["b"]["images_per_s"] / result["a"]["images_per_s"]
+    assert result["ratio"][0] / 2 < speeds < result["ratio"][-1] * 2
     assert len(result["ratio"]) == 2 and result["ratio"][0] > 0
     assert result["own_memory_ratio"] > 0 and result["b"]["own_memory"] < result["b"]["memory"]
     for side in ("a", "b"):
