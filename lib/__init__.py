@@ -3,5 +3,5 @@
 import os
 
 # How long a thread of torch's OpenMP spins before it sleeps, read when torch is loaded: libgomp's default is faster by
-# a tenth on an idle machine, but with a second job on it a step takes 2.5 times as long as with this (README, Speed).
+# 3-16 % on an idle machine, but with a second job on it a step takes 2.5 times as long as with this (README, Speed).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
