@@ -41,7 +41,10 @@ def build_encoder(config: Config, **extra) -> VisionTransformer:
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
-    encoder = timm.create_model("vit_base_patch16_224", pretrained=False, **{**encoder_args(config), **extra})
+    from lib.blocks import SparseBlock
+
+    arguments = {**encoder_args(config), "block_fn": SparseBlock, **extra}
+    encoder = timm.create_model("vit_base_patch16_224", pretrained=False, **arguments)
     assert isinstance(encoder, VisionTransformer)
     positions = sincos_positions(config.embed_dim, config.image_size // config.patch_size)
     encoder.pos_embed = nn.Parameter(positions, requires_grad=False)
@@ -59,7 +62,8 @@ class MAE(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         from timm.layers import Mlp
-        from timm.models.vision_transformer import Block
+
+        from lib.blocks import SparseBlock
 
         grid = config.image_size // config.patch_size
         self.patch_size = config.patch_size
@@ -68,8 +72,8 @@ class MAE(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_dim))
         self.decoder_pos_embed = nn.Parameter(sincos_positions(config.decoder_dim, grid), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            Block(config.decoder_dim, config.decoder_heads, mlp_ratio=4, qkv_bias=True, mlp_layer=Mlp,
-                  norm_layer=self.encoder.norm.__class__) for _ in range(config.decoder_depth)
+            SparseBlock(config.decoder_dim, config.decoder_heads, mlp_ratio=4, qkv_bias=True, mlp_layer=Mlp,
+                        norm_layer=self.encoder.norm.__class__) for _ in range(config.decoder_depth)
         )  # fmt: skip
         self.decoder_norm = self.encoder.norm.__class__(config.decoder_dim)
         self.decoder_pred = nn.Linear(config.decoder_dim, config.patch_size**2 * config.channels)
@@ -104,18 +108,19 @@ class MAE(nn.Module):
     def decode(self, latent: Tensor, masks: Masks) -> Tensor:
         """g: latent (B, 1+S, D) -> pred (B, L-S, P*P*C) for masks.ids_remove, or (B, L, P*P*C) if nothing is removed.
 
-        Attention does not see the order of tokens, so the sequence stays [class, visible, removed] with its
-        positions gathered, and only what is asked for passes the last norm and the prediction.
+        Attention does not see the order of tokens, so the sequence stays [class, visible, removed] with its positions
+        gathered. Before the first block a removed patch is its position plus the mask token, the same in every image;
+        after the last one only what is asked for is needed.
         """
         pos = self.decoder_pos_embed[0]
         x = self.decoder_embed(latent)
-        visible = x[:, 1:] + pos[1:][masks.ids_keep]
-        removed = self.mask_token + pos[1:][masks.ids_remove]
-        x = torch.cat([x[:, :1] + pos[:1], visible, removed.to(x.dtype)], 1)
-        for block in self.decoder_blocks:
-            x = block(x)
-        wanted = x[:, 1 + visible.shape[1] :] if removed.shape[1] else x[:, 1:]
-        return self.decoder_pred(self.decoder_norm(wanted))
+        x = torch.cat([x[:, :1] + pos[:1], x[:, 1:] + pos[1:][masks.ids_keep]], 1)
+        count = masks.ids_remove.shape[1]
+        last = len(self.decoder_blocks) - 1
+        for k, block in enumerate(self.decoder_blocks):
+            shared = (self.mask_token[0] + pos[1:], masks.ids_remove) if k == 0 else None
+            x = block(x, shared, (count or len(pos) - 1) if k == last else None)
+        return self.decoder_pred(self.decoder_norm(x))
 
     def forward(self, images: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
         """images (B, C, H, W) -> (latent (B, 1+S, D), pred (B, L-S, P*P*C))."""

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.machine import pick_device
 from lib.masking import masks_from_noise, num_visible
 from lib.models import MAE
+from lib.parts import images_at_once
 from lib.presets import Config
 
 
@@ -98,10 +100,12 @@ class Cost:
 
     parameters: int
     flops: float  # of matrix products and attention, per image: forward and backward
-    activations: float  # bytes kept for the backward pass, per image
+    encoder_bytes: float  # activations kept for the backward pass, per image
+    decoder_bytes: float
     images: int  # per epoch
     epochs: int
     micro_batch: int  # images in memory at once, per process
+    decoder_batch: int  # of these, in the decoder at once
 
     @property
     def state_bytes(self) -> int:
@@ -111,7 +115,7 @@ class Cost:
     @property
     def memory(self) -> float:
         """Bytes on one device, without the library itself."""
-        return self.state_bytes + self.activations * self.micro_batch
+        return self.state_bytes + self.encoder_bytes * self.micro_batch + self.decoder_bytes * self.decoder_batch
 
     def seconds(self, flops_per_second: float) -> float:
         """Of the whole run at this rate of useful work."""
@@ -157,12 +161,16 @@ def estimate(config: Config, images: int, processes: int = 1) -> Cost:
             x = torch.empty(batch, config.channels, config.image_size, config.image_size)
             noise = torch.empty(batch, config.num_patches)
             masks = masks_from_noise(noise, num_visible(config.num_patches, config.mask_ratio))
+            precision = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
             with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-                with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-                    latent, pred = mae(x, masks)
+                with precision:
+                    latent = mae.encode(x, masks)
+                    encoder_bytes = sum(kept.values())
+                    pred = mae.decode(latent, masks)
                 (latent.float().sum() + pred.float().sum()).backward()
-            counted.append((counter.get_total_flops(), sum(kept.values())))
-    flops, activations = ((b - a) / 2 for a, b in zip(*counted, strict=True))  # what grows with the batch
+            counted.append((counter.get_total_flops(), encoder_bytes, sum(kept.values()) - encoder_bytes))
+    flops, encoder, decoder = ((b - a) / 2 for a, b in zip(*counted, strict=True))  # what grows with the batch
     per_epoch = images // config.batch_size * config.batch_size
     micro = config.batch_size // config.accum_steps // processes
-    return Cost(parameters, flops, activations, per_epoch, config.epochs, micro)
+    at_once = images_at_once(config, micro, pick_device(config.device))
+    return Cost(parameters, flops, encoder, decoder, per_epoch, config.epochs, micro, at_once)

@@ -23,6 +23,7 @@ CASES = {
     "released": {"uniformity": "released", "lam": 1.0},
     "euclidean": {"uniformity": "euclidean", "pool": "avg"},
     "accumulated": {"accum_steps": 2},
+    "nothing removed": {"mask_ratio": 0.0},
     "sharded": {"shard": True},
     "sharded, accumulated": {"shard": True, "accum_steps": 2, "augment": "crop"},
 }  # fmt: skip
@@ -58,6 +59,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     calls = {form: (workers.global_uniformity, features(), form) for form in UNIFORMITY_FORMS}
     calls |= {f"steps, {name}": (workers.steps, case(name), 5) for name in CASES}
+    calls |= {f"parts, {name}": (workers.steps_in_parts, case(name), 5) for name in CASES}
     calls |= {f"stopped, {shard}": (workers.stopped_run, long(shard), 8) for shard in (False, True)}
     calls["odd"] = (workers.whole_run, small(**{**TINY, "batch_size": 18, "accum_steps": 2}))
     with pytest.MonkeyPatch.context() as patch:
@@ -84,9 +86,10 @@ def test_uniformity_has_the_value_and_the_gradient_of_the_global_batch(two, form
 
 @pytest.mark.parametrize("name", CASES)
 def test_five_steps_of_two_processes_are_those_of_one(two, name):
-    one, both = workers.steps(case(name), 5), two[f"steps, {name}"]
-    assert relative(both["weights"], one["weights"]) < 1e-6
-    torch.testing.assert_close(both["sums"], one["sums"], rtol=1e-6, atol=0)
+    one = workers.steps(case(name), 5)
+    for both in (two[f"steps, {name}"], two[f"parts, {name}"]):
+        assert relative(both["weights"], one["weights"]) < 1e-6
+        torch.testing.assert_close(both["sums"], one["sums"], rtol=1e-6, atol=0)
     other = workers.steps(small(**{**TINY, **CASES[name], "lam": 0.0}), 5)
     assert relative(other["weights"], one["weights"]) > 1e-3, "the test would not see the uniformity term"
 

@@ -102,7 +102,9 @@ def test_the_cost_is_counted_right():
     def block(d: int, n: int) -> int:
         return 2 * (12 * d * d * n + 2 * n * n * d)
 
-    forward = depth * block(width, tokens) + block(narrow, all_tokens)
+    # q, k, v of the visible patches (of the removed ones once a position); the rest for the removed patches only
+    decoder = 2 * narrow**2 * (3 * tokens + 9 * 48) + 2 * 2 * narrow * 48 * all_tokens
+    forward = depth * block(width, tokens) + decoder
     forward += 2 * (16 * 48 * width + tokens * width * narrow + 48 * narrow * 48)
     assert cost.flops == pytest.approx(3 * forward, rel=0.01)  # the images need no gradient
     assert cost.parameters == sum(p.numel() for p in MAE(config).parameters() if p.requires_grad)
@@ -126,8 +128,16 @@ def test_the_memory_is_what_a_step_keeps():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
         out = mae(torch.randn(64, 3, 32, 32), random_masks(64, 64, 0.75))
     del out
-    counted = speed.estimate(config, images=1000).activations * 64
-    assert counted == pytest.approx(sum(kept.values()), rel=0.1)
+    cost = speed.estimate(config, images=1000)
+    assert cost.decoder_batch == 64
+    assert cost.memory - cost.state_bytes == pytest.approx(sum(kept.values()), rel=0.1)
+    tiny = {
+        d: speed.estimate(resolve("cifar10-vit-tiny", patch_size=4, device=d), images=1000) for d in ("cpu", "auto")
+    }
+    assert (tiny["cpu"].micro_batch, tiny["cpu"].decoder_batch) == (4096, 128)
+    assert tiny["cpu"].memory == pytest.approx(
+        tiny["cpu"].state_bytes + 4096 * tiny["cpu"].encoder_bytes + 128 * tiny["cpu"].decoder_bytes
+    )
 
 
 def test_durations_read_well():
