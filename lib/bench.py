@@ -2,7 +2,7 @@
 
 Parts: steps (each preset against the plain reference), ladder (every trick's own gain), uniformity (sums against the
 matrix of pairs), accumulation (what splitting a batch costs the estimate), scaling. On two cores all take
-about 12 minutes, of which ladder takes 8.5 and steps one.
+about 15 minutes, of which ladder takes 11 and steps one.
 
 The two sides of a ratio run in processes of their own, a few steps of one after a few of the other, so that a machine
 with other work on it slows both. Prints tables and writes outputs/bench.json.
@@ -43,6 +43,15 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
         )
 
 
+def measured(name: str, a: Side, b: Side, rounds: int, steps: int) -> dict[str, Any]:
+    """`compare`, announced and timed on stderr, for a part takes minutes."""
+    print(f"  {name} ...", end="", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    result = compare(a, b, rounds, steps)
+    print(f" {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return result
+
+
 def row(name: str, result: dict[str, Any], b: Side) -> dict[str, Any]:
     """One comparison in a line: the second side, and min, median and max of its ratio to the first."""
     own, ratio = result["b"], result["ratio"]
@@ -60,13 +69,16 @@ def row(name: str, result: dict[str, Any], b: Side) -> dict[str, Any]:
 def sides(preset: str, fields: dict[str, Any]) -> dict[str, Side]:
     """From the plain reference to the product, one trick at a time."""
     fp32, bf16 = {**fields, "precision": "fp32"}, {**fields, "precision": "bf16"}
+    timms: dict[str, Any] = {"dense": True, "whole": True}
     return {
         "plain": Side(preset, fp32, plain=True, loader=True),
         "+ data in memory, whole-batch augmentation": Side(preset, fp32, plain=True),
-        "+ visible patches only, one argsort, sums": Side(preset, fp32, heap=False),
-        "+ heap kept": Side(preset, fp32),
-        "+ bf16 autocast": Side(preset, bf16, fused_attention=True),
-        "+ attention as batched products": Side(preset, bf16),
+        "+ visible patches only, one argsort, sums": Side(preset, fp32, heap=False, **timms),
+        "+ heap kept": Side(preset, fp32, **timms),
+        "+ bf16 autocast": Side(preset, bf16, fused_attention=True, **timms),
+        "+ attention as batched products": Side(preset, bf16, **timms),
+        "+ decoder: nothing known or unused": Side(preset, bf16, whole=True),
+        "+ decoder in parts": Side(preset, bf16),
         "+ torch.compile of blocks": Side(preset, {**bf16, "compile": True}),
         "not compiled, libgomp's own spinning": Side(preset, bf16, environment=(("GOMP_SPINCOUNT", "300000"),)),
         "not compiled, two processes of one thread": Side(preset, bf16, processes=2),
@@ -78,7 +90,7 @@ def steps(rounds: int) -> list[dict[str, Any]]:
     rows = []
     for name, preset, fields in (("micro", "cifar10-vit-micro", MICRO), ("tiny, patch 4", "cifar10-vit-tiny", TINY)):
         plain, product = sides(preset, fields)["plain"], Side(preset, fields)
-        result = compare(plain, product, rounds, 4 if name == "micro" else 2)
+        result = measured(name, plain, product, rounds, 4 if name == "micro" else 2)
         same = {"ratio": [1.0], "memory_ratio": 1.0, "own_memory_ratio": 1.0}
         rows.append(row(f"{name}: plain", {**result, "b": result["a"], **same}, plain))
         rows.append(row(f"{name}: lib.train", result, product))
@@ -95,7 +107,8 @@ def ladder(rounds: int) -> list[dict[str, Any]]:
         names = list(own)
         branches = [(names[-4], last) for last in names[-2:]]
         for before, after in [*itertools.pairwise(names[:-2]), *branches]:
-            rows.append(row(f"{name} {after}", compare(own[before], own[after], rounds, count), own[after]))
+            title = f"{name} {after}"
+            rows.append(row(title, measured(title, own[before], own[after], rounds, count), own[after]))
     return rows
 
 
@@ -155,7 +168,7 @@ def scaling(rounds: int) -> list[dict[str, Any]]:
         for field, value in (("batch_size", 64), ("batch_size", 1024), ("image_size", 64), ("depth", 8), ("depth", 16))
     }
     changes["processes 2"] = replace(base, processes=2)
-    return [row(name, compare(base, side, rounds, 2), side) for name, side in changes.items()]
+    return [row(name, measured(name, base, side, rounds, 2), side) for name, side in changes.items()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

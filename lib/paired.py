@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lib import launch, parallel, speed
+from lib import launch, parallel, parts, speed
 from lib.data import Dataset, Split
 from lib.models import MAE
-from lib.plain import PlainImages, plain_loss
+from lib.plain import PlainImages, dense_forward, plain_loss
 from lib.presets import REPO, Config, resolve
 
 STAGES = ("data", "forward", "backward", "optimizer")
@@ -41,6 +41,8 @@ class Side:
     loader: bool = False  # with plain: a DataLoader of PIL transforms
     heap: bool = True
     fused_attention: bool = False  # torch's fused kernel whatever the precision
+    dense: bool = False  # timm's blocks, every token of every one
+    whole: bool = False  # the decoder takes the batch at once
     processes: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # variables of its processes, such as GOMP_SPINCOUNT
 
@@ -111,10 +113,15 @@ def plain_steps(side: Side, clock: Clock) -> Callable[[int], None]:
 
 def product_steps(side: Side, clock: Clock) -> Callable[[int], None]:
     """The product's own loop, timed from outside through hooks."""
+    from lib.blocks import SparseBlock
     from lib.train import Trainer
 
     if not side.heap:
         speed.keep_heap = lambda: False
+    if side.dense:
+        SparseBlock.forward = dense_forward  # type: ignore
+    if side.whole:
+        parts.ELEMENTS = sys.maxsize
     trainer = Trainer(side.config(), random_data(side.config()), None)  # type: ignore[arg-type]
     if side.fused_attention:
         speed.choose_attention(trainer.objective, trainer.device, "fp32")

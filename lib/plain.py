@@ -1,5 +1,7 @@
 """The plain U-MAE that lib.bench measures against: what public codes do, one call after the other. Not the product."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +37,15 @@ def plain_loss(mae: MAE, images: Tensor, config: Config) -> Tensor:
         y = block(y)
     pred = mae.decoder_pred(mae.decoder_norm(y))[:, 1:]
     return ((pred - target).square().mean(-1) * mask).sum() / mask.sum() + config.lam * pairwise(latent[:, 0])
+
+
+def dense_forward(block: Any, x: Tensor, shared: Any = None, wanted: int | None = None) -> Tensor:
+    """SparseBlock.forward as timm's own block does it: q, k, v of every token, and all of every token's output."""
+    if shared:
+        table, ids = shared
+        x = torch.cat([x, table.expand(len(ids), -1, -1).gather(1, ids[..., None].expand(-1, -1, x.shape[-1]))], 1)
+    x = super(type(block), block).forward(x)
+    return x[:, -wanted:] if wanted else x
 
 
 def pairwise(features: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lib import parts, speed
 from lib.blocks import SparseBlock
 from lib.masking import random_masks, take
 from lib.objective import Objective
+from lib.plain import dense_forward
 from lib.presets import Config, resolve
 
 CPU = torch.device("cpu")
@@ -46,6 +47,8 @@ def test_the_block_equals_timms_in_value_and_gradient(fused, wanted, shared):
         results.append([out, *grads])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    dense = dense_forward(ours, x, (table, ids) if shared else None, wanted)  # lib.bench's reference
+    torch.testing.assert_close(dense, results[0][0], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
