@@ -90,7 +90,7 @@ def steps(rounds: int) -> list[dict[str, Any]]:
     rows = []
     for name, preset, fields in (("micro", "cifar10-vit-micro", MICRO), ("tiny, patch 4", "cifar10-vit-tiny", TINY)):
         plain, product = sides(preset, fields)["plain"], Side(preset, fields)
-        result = measured(name, plain, product, rounds, 4 if name == "micro" else 2)
+        result = measured(name, plain, product, rounds, 8 if name == "micro" else 4)
         same = {"ratio": [1.0], "memory_ratio": 1.0, "own_memory_ratio": 1.0}
         rows.append(row(f"{name}: plain", {**result, "b": result["a"], **same}, plain))
         rows.append(row(f"{name}: lib.train", result, product))

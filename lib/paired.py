@@ -1,6 +1,8 @@
 """Two ways of training, each in processes of its own, a few steps of one after a few of the other.
 
-So a machine with other work on it slows both, and their ratio holds. `lib.bench` makes its tables from this.
+So a machine with other work on it slows both, and their ratio holds. The first step of a turn is not counted: it finds
+a cold cache, sleeping threads and the other side's loader still filling its queue. `lib.bench` makes its tables from
+this.
 """
 
 import json
@@ -183,8 +185,8 @@ def serve(side: Side, address: str, key: bytes) -> None:
         if int(command) == 0:
             return
         clock.steps.clear()
-        run(int(command))
-        steps = list(clock.steps)
+        run(1 + int(command))
+        steps = clock.steps[1:]
         precision = "bf16" if speed.has_bf16(torch.device("cpu")) else "fp32"
         memory = peak_memory() + children_memory()
         gemm = speed.gemm_peak(precision, torch.device("cpu"), 1024)

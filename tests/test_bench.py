@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lib.losses import uniformity_loss
 from lib.masking import masks_from_noise, num_visible
 from lib.paired import Side, children_memory, compare
 from lib.plain import PlainImages, pairwise, plain_loss
+from lib.threads import PATIENT, YIELDING, busy_cores, spin_count
 from lib.train import Objective
 
 
@@ -65,11 +67,25 @@ def test_memory_of_child_processes_counts_what_they_do_not_share():
     assert 50 * 2**20 < grown < 80 * 2**20
 
 
-def test_the_threads_of_a_process_sleep_soon():
+def test_a_spin_count_that_is_set_is_kept_and_children_inherit_it():
     program = "import os, lib; print(os.environ['GOMP_SPINCOUNT'])"
     own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    for given, wanted in ((own, "1000"), ({**own, "GOMP_SPINCOUNT": "7"}, "7")):
-        assert subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip() == wanted
+    for given, wanted in ((own, {PATIENT, YIELDING}), ({**own, "GOMP_SPINCOUNT": "7"}, {"7"})):
+        assert subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip() in wanted
+
+
+def test_threads_wait_awake_only_on_an_idle_machine(tmp_path):
+    rest = "cpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\nctxt 5\n"
+    first, idle, busy = (f"cpu  {v}\n{rest}" for v in ("10 0 5 100 2 0 0 0 9 9", "11 0 5 117 4 0 0 0 9 9",
+                                                       "17 1 7 110 2 0 0 0 9 9"))  # fmt: skip
+    assert busy_cores(first, idle) == pytest.approx(2 * 1 / 20)
+    assert busy_cores(first, busy) == pytest.approx(2 * 10 / 20)
+    stat = tmp_path / "stat"
+    for second, wanted in ((idle, PATIENT), (busy, YIELDING)):
+        stat.write_text(first)
+        with patch("time.sleep", lambda _, text=second: stat.write_text(text)):
+            assert spin_count(stat) == wanted
+    assert spin_count(tmp_path / "absent") == YIELDING
 
 
 def test_tables_and_file(monkeypatch, outputs, capsys):
