@@ -2,7 +2,7 @@
 
 Parts: steps (each preset against the plain reference), ladder (every trick's own gain), uniformity (sums against the
 matrix of pairs), accumulation (what splitting a batch costs the estimate), scaling. On two cores all take
-about 15 minutes, of which ladder takes 11 and steps one.
+about 15 minutes, of which ladder takes 11 and steps two.
 
 The two sides of a ratio run in processes of their own, a few steps of one after a few of the other, so that a machine
 with other work on it slows both. Prints tables and writes outputs/bench.json.
@@ -10,6 +10,7 @@ with other work on it slows both. Prints tables and writes outputs/bench.json.
 
 import argparse
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if unknown := set(options.parts) - set(PARTS):
         raise InputError(f"unknown part {min(unknown)!r}; known: {', '.join(PARTS)}")
-    report: dict[str, Any] = {"machine": provenance()}
+    report: dict[str, Any] = {"machine": {**provenance(), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT")}}
     for part in options.parts or PARTS:
         report[part] = globals()[part](options.rounds)
         show(f"{part}: {(globals()[part].__doc__ or '').strip()}", report[part])

@@ -1,8 +1,7 @@
 """Two ways of training, each in processes of its own, a few steps of one after a few of the other.
 
-So a machine with other work on it slows both, and their ratio holds. The first step of a turn is not counted: it finds
-a cold cache, sleeping threads and the other side's loader still filling its queue. `lib.bench` makes its tables from
-this.
+So a machine with other work on it slows both, and their ratio holds. The first step of a turn is not counted: threads
+and loader have just been woken (the ratios were the same with it). `lib.bench` makes its tables from this.
 """
 
 import json

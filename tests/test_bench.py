@@ -74,6 +74,12 @@ def test_a_spin_count_that_is_set_is_kept_and_children_inherit_it():
         assert subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip() in wanted
 
 
+def test_nothing_is_set_once_torch_has_read_it():
+    program = "import os, torch, lib; print('GOMP_SPINCOUNT' in os.environ)"
+    own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    assert subprocess.check_output([sys.executable, "-c", program], env=own, text=True).strip() == "False"
+
+
 def test_threads_wait_awake_only_on_an_idle_machine(tmp_path):
     rest = "cpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\nctxt 5\n"
     first, idle, busy = (f"cpu  {v}\n{rest}" for v in ("10 0 5 100 2 0 0 0 9 9", "11 0 5 117 4 0 0 0 9 9",
