@@ -70,7 +70,7 @@ def row(name: str, result: dict[str, Any], b: Side) -> dict[str, Any]:
 def sides(preset: str, fields: dict[str, Any]) -> dict[str, Side]:
     """From the plain reference to the product, one trick at a time."""
     fp32, bf16 = {**fields, "precision": "fp32"}, {**fields, "precision": "bf16"}
-    timms: dict[str, Any] = {"dense": True, "whole": True}
+    timms: dict[str, Any] = {"dense": True, "passes": False}
     return {
         "plain": Side(preset, fp32, plain=True, loader=True),
         "+ data in memory, whole-batch augmentation": Side(preset, fp32, plain=True),
@@ -78,11 +78,11 @@ def sides(preset: str, fields: dict[str, Any]) -> dict[str, Side]:
         "+ heap kept": Side(preset, fp32, **timms),
         "+ bf16 autocast": Side(preset, bf16, fused_attention=True, **timms),
         "+ attention as batched products": Side(preset, bf16, **timms),
-        "+ decoder: nothing known or unused": Side(preset, bf16, whole=True),
-        "+ decoder in parts": Side(preset, bf16),
-        "+ torch.compile of blocks": Side(preset, {**bf16, "compile": True}),
-        "not compiled, libgomp's own spinning": Side(preset, bf16, environment=(("GOMP_SPINCOUNT", "300000"),)),
-        "not compiled, two processes of one thread": Side(preset, bf16, processes=2),
+        "+ decoder: nothing known or unused": Side(preset, bf16, passes=False),
+        "+ own passes between products": Side(preset, bf16),
+        "torch.compile instead": Side(preset, {**bf16, "compile": True}),
+        "own passes, libgomp's own spinning": Side(preset, bf16, environment=(("GOMP_SPINCOUNT", "300000"),)),
+        "own passes, two processes of one thread": Side(preset, bf16, processes=2),
     }
 
 
@@ -106,8 +106,8 @@ def ladder(rounds: int) -> list[dict[str, Any]]:
     ):  # fmt: skip
         own = sides(preset, fields)
         names = list(own)
-        branches = [(names[-4], last) for last in names[-2:]]
-        for before, after in [*itertools.pairwise(names[:-2]), *branches]:
+        branches = [(names[-4], last) for last in names[-3:]]
+        for before, after in [*itertools.pairwise(names[:-3]), *branches]:
             title = f"{name} {after}"
             rows.append(row(title, measured(title, own[before], own[after], rounds, count), own[after]))
     return rows

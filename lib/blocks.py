@@ -5,7 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import Block
-from torch import Tensor
+from torch import Tensor, nn
+
+from lib import fused
 
 
 class SparseBlock(Block):
@@ -16,8 +18,14 @@ class SparseBlock(Block):
     `wanted` returns only the last so many tokens (B, wanted, D): the others give keys and values, no more.
     """
 
+    fused = False  # computed by lib.fused under autocast: speed.choose_passes decides
+
     def forward(self, x: Tensor, shared: tuple[Tensor, Tensor] | None = None, wanted: int | None = None) -> Tensor:  # type: ignore[override]
         own: Any = self  # whose parts are modules
+        if self.fused and torch.is_autocast_enabled("cpu"):
+            tokens = x.shape[1] + (shared[1].shape[1] if shared else 0)
+            x = fused.attention(x, own, _kept(own.drop_path1, x), shared, wanted or tokens)
+            return fused.mlp(x, own, _kept(own.drop_path2, x))
         attn = own.attn
         qkv = attn.qkv(own.norm1(x))
         if shared:
@@ -30,6 +38,13 @@ class SparseBlock(Block):
         out = _attention(qkv, wanted, attn.fused_attn).transpose(1, 2).flatten(2)
         x = x + own.drop_path1(own.ls1(attn.proj(out)))
         return x + own.drop_path2(own.ls2(own.mlp(own.norm2(x))))
+
+
+def _kept(drop_path: nn.Module, x: Tensor) -> Tensor | None:
+    """What stochastic depth multiplies the images of x (B, N, D) by (B,); None without it."""
+    if isinstance(drop_path, nn.Identity):
+        return None
+    return drop_path(x.new_ones(len(x), 1, 1)).flatten()
 
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:

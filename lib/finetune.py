@@ -32,7 +32,7 @@ from lib.presets import Config
 from lib.randaugment import Augmented, kept_randomness, seed_all
 from lib.recipes import Recipe
 from lib.runs import load_state, open_run, outputs, save_state, write_json
-from lib.speed import choose_attention, settle_precision
+from lib.speed import choose_passes, settle_precision
 
 SAVE_SECONDS = 30  # between the states of a long finetuning
 
@@ -114,8 +114,8 @@ class Finetuning:
         self.steps = max(1, round(math.sqrt(job.fraction) * (full // recipe.batch_size)))  # an epoch
         self.model = build(job, classes).to(self.device)
         self.precision, note = settle_precision(job.config.precision, self.device)
-        print(note, end="\n" * bool(note))
-        choose_attention(self.model, self.device, self.precision)
+        notes = [note, choose_passes(self.model, self.device, self.precision)]
+        print(*filter(None, notes), sep="\n", end="\n" * any(map(bool, notes)))
         groups = param_groups_layer_decay(
             self.model, recipe.weight_decay, ("cls_token",), layer_decay=recipe.layer_decay
         )

@@ -14,11 +14,9 @@ from lib.losses import reconstruction_loss, uniformity_loss
 from lib.masking import Masks, masks_from_noise, num_visible
 from lib.metrics import effective_rank
 from lib.models import MAE, pool_tokens
-from lib.parts import images_at_once, sum_of_parts
 from lib.presets import Config
 
 POOLS = ("token", "avg")
-DECODER = ("decoder_", "mask_token")
 TERMS = ("loss", "reconstruction", "uniformity")
 
 
@@ -48,14 +46,8 @@ class Objective(nn.Module):
     def forward(self, images: Tensor, masks: Masks, labels: Tensor) -> tuple[Tensor, Tensor]:
         """images (B, C, H, W), labels (B,) with -1 for held out -> (total to differentiate, detached TERMS (3,))."""
         c = self.config
-        size = images_at_once(c, len(images), images.device)
-        if len(images) > size and torch.is_grad_enabled():
-            latent = self.mae.encode(images, masks)
-            decoder = [p for n, p in self.mae.named_parameters() if n.startswith(DECODER) and p.requires_grad]
-            reconstruction = sum_of_parts(lambda z, part: self.decoded(z, images, masks, part), size, latent, decoder)
-        else:
-            latent, pred = self.mae(images, masks)
-            reconstruction = reconstruction_loss(pred, self.mae.targets(images, masks), c.norm_pix_loss)
+        latent, pred = self.mae(images, masks)
+        reconstruction = reconstruction_loss(pred, self.mae.targets(images, masks), c.norm_pix_loss)
         features = pool_tokens(latent, c.pool)
         uniformity = uniformity_loss(features if c.lam else features.detach(), c.uniformity)
         loss = reconstruction + c.lam * uniformity if c.lam else reconstruction
@@ -64,12 +56,6 @@ class Objective(nn.Module):
             for pool, head in self.heads.items()
         ) / len(labels)
         return loss + online, torch.stack([loss, reconstruction, uniformity]).detach()
-
-    def decoded(self, latent: Tensor, images: Tensor, masks: Masks, part: slice) -> Tensor:
-        """What the images of `part` add to the batch's reconstruction loss; latent (b, 1+S, D) is theirs."""
-        own, x = Masks(*(t[part] for t in masks)), images[part]
-        loss = reconstruction_loss(self.mae.decode(latent, own), self.mae.targets(x, own), self.config.norm_pix_loss)
-        return loss * (len(x) / len(images))
 
 
 def build_optimizer(objective: Objective, device: torch.device) -> torch.optim.AdamW:

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lib import launch, parallel, parts, speed
+from lib import launch, parallel, speed
 from lib.data import Dataset, Split
 from lib.models import MAE
 from lib.plain import PlainImages, dense_forward, plain_loss
@@ -43,7 +43,7 @@ class Side:
     heap: bool = True
     fused_attention: bool = False  # torch's fused kernel whatever the precision
     dense: bool = False  # timm's blocks, every token of every one
-    whole: bool = False  # the decoder takes the batch at once
+    passes: bool = True  # our own passes between the products, where the machine has them
     processes: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # variables of its processes, such as GOMP_SPINCOUNT
 
@@ -121,11 +121,11 @@ def product_steps(side: Side, clock: Clock) -> Callable[[int], None]:
         speed.keep_heap = lambda: False
     if side.dense:
         SparseBlock.forward = dense_forward  # type: ignore
-    if side.whole:
-        parts.ELEMENTS = sys.maxsize
     trainer = Trainer(side.config(), random_data(side.config()), None)  # type: ignore[arg-type]
-    if side.fused_attention:
-        speed.choose_attention(trainer.objective, trainer.device, "fp32")
+    blocks: list[Any] = [module for module in trainer.objective.modules() if isinstance(module, SparseBlock)]
+    for block in blocks:
+        block.fused = block.fused and side.passes
+        block.attn.fused_attn = block.attn.fused_attn or side.fused_attention
     trainer.objective.register_forward_pre_hook(lambda *_: clock.mark("data"))
     trainer.objective.register_forward_hook(lambda *_: clock.mark("forward"))
     trainer.optimizer.register_step_pre_hook(lambda *_: clock.mark("backward"))

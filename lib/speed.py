@@ -1,4 +1,4 @@
-"""How a step is computed on this machine, never what: allocator, precision, attention, compiler; and what it will cost.
+"""How a step is computed on this machine, never what: allocator, precision, passes, compiler; and what it will cost.
 
 Every choice falls back by itself where the machine lacks something, and says so in one line.
 """
@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib.machine import pick_device
+from lib import kernels
 from lib.masking import masks_from_noise, num_visible
 from lib.models import MAE
-from lib.parts import images_at_once
 from lib.presets import Config
 
 
@@ -50,14 +49,22 @@ def settle_precision(precision: str, device: torch.device) -> tuple[str, str]:
     return precision, ""
 
 
-def choose_attention(model: nn.Module, device: torch.device, precision: str) -> None:
-    """Attention as plain batched products on a CPU in bf16, torch's fused kernel everywhere else.
+def choose_passes(model: nn.Module, device: torch.device, precision: str, compiled: bool = False) -> str:
+    """How the blocks of `model` compute what lies between their matrix products; returns a line to print, or "".
 
-    The fused CPU kernel's bf16 backward takes 5 to 9 times as long on sequences of 17 to 65 tokens (bench ladder).
+    In bf16 on a CPU by our own passes (lib.fused), each over memory once; without them attention as plain batched
+    products, since the backward of torch's fused kernel takes 5 to 9 times as long on sequences of 17 to 65 tokens
+    (bench ladder). Everywhere else, and in `compiled` blocks, by torch's operations.
     """
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = not (device.type == "cpu" and precision == "bf16")  # type: ignore[assignment]
+    low, why = device.type == "cpu" and precision == "bf16", ""
+    blocks: list[Any] = [module for module in model.modules() if hasattr(module, "drop_path1")]
+    if low and not compiled:
+        narrow = [block.norm1.weight.shape[0] for block in blocks if block.norm1.weight.shape[0] % kernels.COLUMNS]
+        why = f"width {narrow[0]} is not a multiple of {kernels.COLUMNS}" if narrow else kernels.load()[1]
+    for block in blocks:
+        block.fused = low and not compiled and not why
+        block.attn.fused_attn = not low
+    return f"passes: torch's operations instead of our own, slower by a third ({why})" if why else ""
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
@@ -100,12 +107,10 @@ class Cost:
 
     parameters: int
     flops: float  # of matrix products and attention, per image: forward and backward
-    encoder_bytes: float  # activations kept for the backward pass, per image
-    decoder_bytes: float
+    activation_bytes: float  # kept for the backward pass by torch's operations, per image
     images: int  # per epoch
     epochs: int
     micro_batch: int  # images in memory at once, per process
-    decoder_batch: int  # of these, in the decoder at once
 
     @property
     def state_bytes(self) -> int:
@@ -115,7 +120,7 @@ class Cost:
     @property
     def memory(self) -> float:
         """Bytes on one device, without the library itself."""
-        return self.state_bytes + self.encoder_bytes * self.micro_batch + self.decoder_bytes * self.decoder_batch
+        return self.state_bytes + self.activation_bytes * self.micro_batch
 
     def seconds(self, flops_per_second: float) -> float:
         """Of the whole run at this rate of useful work."""
@@ -150,7 +155,7 @@ def estimate(config: Config, images: int, processes: int = 1) -> Cost:
     counted = []
     with FakeTensorMode(allow_non_fake_inputs=True):
         mae.to_empty(device="cpu")
-        choose_attention(mae, torch.device("cpu"), "bf16")  # of its products every one is counted
+        choose_passes(mae, torch.device("cpu"), "bf16", compiled=True)  # of torch's products every one is counted
         for batch in (2, 4):
             kept: dict[int, int] = {}
 
@@ -164,13 +169,10 @@ def estimate(config: Config, images: int, processes: int = 1) -> Cost:
             precision = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
             with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
                 with precision:
-                    latent = mae.encode(x, masks)
-                    encoder_bytes = sum(kept.values())
-                    pred = mae.decode(latent, masks)
+                    latent, pred = mae(x, masks)
                 (latent.float().sum() + pred.float().sum()).backward()
-            counted.append((counter.get_total_flops(), encoder_bytes, sum(kept.values()) - encoder_bytes))
-    flops, encoder, decoder = ((b - a) / 2 for a, b in zip(*counted, strict=True))  # what grows with the batch
+            counted.append((counter.get_total_flops(), sum(kept.values())))
+    flops, activations = ((b - a) / 2 for a, b in zip(*counted, strict=True))  # what grows with the batch
     per_epoch = images // config.batch_size * config.batch_size
     micro = config.batch_size // config.accum_steps // processes
-    at_once = images_at_once(config, micro, pick_device(config.device))
-    return Cost(parameters, flops, encoder, decoder, per_epoch, config.epochs, micro, at_once)
+    return Cost(parameters, flops, activations, per_epoch, config.epochs, micro)

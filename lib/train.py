@@ -54,9 +54,9 @@ class Trainer:
             self.objective = Objective(config, len(data.class_names)).to(self.device, self.dtype)
         if self.device.type == "cpu":
             speed.keep_heap()
-        speed.choose_attention(self.objective, self.device, self.precision)
-        if config.compile:
-            self.say(speed.compile_blocks(self.objective.mae, self.device))
+        note = speed.compile_blocks(self.objective.mae, self.device) if config.compile else "not asked for"
+        self.say(note if config.compile else "")
+        self.say(speed.choose_passes(self.objective, self.device, self.precision, compiled=not note))
         self.model: nn.Module = parallel.distribute(self.objective, config.shard)
         self.optimizer = build_optimizer(self.objective, self.device)
         held = validation_mask(data.train.labels)

@@ -38,6 +38,11 @@ def long(shard: bool):
     return small(**{**TINY, "epochs": 3, "shard": shard, "seed": int(shard)})
 
 
+def low(shard: bool = False, **fields):
+    """In bf16, of widths that our own passes take."""
+    return small(**{**TINY, "precision": "bf16", "embed_dim": 32, "decoder_dim": 32, "shard": shard, **fields})
+
+
 def features() -> torch.Tensor:
     """Twelve views; the two processes see halves of different distributions."""
     f = torch.randn(12, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -59,7 +64,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     calls = {form: (workers.global_uniformity, features(), form) for form in UNIFORMITY_FORMS}
     calls |= {f"steps, {name}": (workers.steps, case(name), 5) for name in CASES}
-    calls |= {f"parts, {name}": (workers.steps_in_parts, case(name), 5) for name in CASES}
+    calls |= {f"bf16, {shard}": (workers.steps, low(shard), 5) for shard in (False, True)}
     calls |= {f"stopped, {shard}": (workers.stopped_run, long(shard), 8) for shard in (False, True)}
     calls["odd"] = (workers.whole_run, small(**{**TINY, "batch_size": 18, "accum_steps": 2}))
     with pytest.MonkeyPatch.context() as patch:
@@ -87,11 +92,20 @@ def test_uniformity_has_the_value_and_the_gradient_of_the_global_batch(two, form
 @pytest.mark.parametrize("name", CASES)
 def test_five_steps_of_two_processes_are_those_of_one(two, name):
     one = workers.steps(case(name), 5)
-    for both in (two[f"steps, {name}"], two[f"parts, {name}"]):
-        assert relative(both["weights"], one["weights"]) < 1e-6
-        torch.testing.assert_close(both["sums"], one["sums"], rtol=1e-6, atol=0)
+    both = two[f"steps, {name}"]
+    assert relative(both["weights"], one["weights"]) < 1e-6
+    torch.testing.assert_close(both["sums"], one["sums"], rtol=1e-6, atol=0)
     other = workers.steps(small(**{**TINY, **CASES[name], "lam": 0.0}), 5)
     assert relative(other["weights"], one["weights"]) > 1e-3, "the test would not see the uniformity term"
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_in_bf16_by_our_own_passes_they_are_up_to_rounding(two, shard):
+    start, one, both = workers.steps(low(base_lr=0.0), 5), workers.steps(low(), 5), two[f"bf16, {shard}"]
+    names = [name for name in start["weights"] if name.startswith("mae.")]
+    first, alone, together = (torch.cat([r["weights"][n].flatten() for n in names]) for r in (start, one, both))
+    assert (together - alone).norm() < 0.1 * (alone - first).norm()
+    torch.testing.assert_close(both["sums"], one["sums"], rtol=0.01, atol=0)
 
 
 def test_every_image_of_a_step_is_seen_by_one_process_only(two):

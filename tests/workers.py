@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from lib import parallel, parts
+from lib import parallel
 from lib.data import Dataset, Split
 from lib.errors import InputError
 from lib.losses import uniformity_loss
@@ -50,15 +50,6 @@ def steps(config: Config, count: int) -> dict[str, Any]:
     else:
         shares = [mine]
     return {"weights": weights, "sums": parallel.average_(trainer.sums), "seen": shares}
-
-
-def steps_in_parts(config: Config, count: int) -> dict[str, Any]:
-    """`steps` with the decoder taking three images at once."""
-    whole, parts.ELEMENTS = parts.ELEMENTS, 3 * config.num_patches * config.decoder_dim
-    try:
-        return steps(config, count)
-    finally:
-        parts.ELEMENTS = whole
 
 
 def global_uniformity(features: Tensor, form: str) -> dict[str, Tensor]:
