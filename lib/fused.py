@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lib import kernels
 
@@ -50,6 +51,7 @@ class _Attention(torch.autograd.Function):
         return kernels.add_forward(past, out @ proj_weight.t(), proj_bias, scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         rows, mean, rstd, qkv, weights, out, scale, ids, norm_weight, norm_bias, qkv_weight, proj_weight = (
             ctx.saved_tensors
@@ -96,6 +98,7 @@ class _Mlp(torch.autograd.Function):
         return kernels.add_forward(x, out, bias2, scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> Any:
         x, mean, rstd, hidden, scale, norm_weight, norm_bias, weight1, bias1, weight2 = ctx.saved_tensors
         d_out = outputs[0].contiguous()

@@ -285,22 +285,23 @@ void swap_heads(const bf16 *x, i64 images, i64 heads, i64 tokens, i64 dim, bf16 
 void softmax_forward(bf16 *x, float scale, i64 rows, i64 dim, int threads) {
     EACH_THREAD {
         i64 full = (dim + 15) / 16 * 16;
-        float row[full];
+        float row[full], power[full];
+        for (i64 j = dim; j < full; j++) row[j] = -3e38f;
         EACH_ROW {
             bf16 *own = x + i * dim;
-            float top = up(own[0]), sum = 0.f;
+            SOON(own, dim, 0)
             EACH_COLUMN row[j] = up(own[j]);
-            for (i64 j = dim; j < full; j++) row[j] = -3e38f;
+            float top = row[0], sum = 0.f;
 #pragma omp simd reduction(max : top)
             for (i64 j = 0; j < full; j++) top = top > row[j] ? top : row[j];
 #pragma omp simd reduction(+ : sum)
             for (i64 j = 0; j < full; j++) {
-                row[j] = exp2_of_negative(1.44269504f * scale * (row[j] - top));
-                sum += row[j];
+                power[j] = exp2_of_negative(1.44269504f * scale * (row[j] - top));
+                sum += power[j];
             }
             sum = 1.f / sum;
 #pragma omp simd
-            EACH_COLUMN own[j] = down(row[j] * sum);
+            EACH_COLUMN own[j] = down(power[j] * sum);
         }
     }
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import kernels
+from lib.machine import pick_device
 from lib.masking import masks_from_noise, num_visible
 from lib.models import MAE
 from lib.presets import Config
@@ -107,7 +108,7 @@ class Cost:
 
     parameters: int
     flops: float  # of matrix products and attention, per image: forward and backward
-    activation_bytes: float  # kept for the backward pass by torch's operations, per image
+    activation_bytes: float  # kept for the backward pass, per image
     images: int  # per epoch
     epochs: int
     micro_batch: int  # images in memory at once, per process
@@ -152,10 +153,11 @@ def estimate(config: Config, images: int, processes: int = 1) -> Cost:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         mae = MAE(config)
     parameters = sum(p.numel() for p in mae.parameters() if p.requires_grad)
-    counted = []
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    counted, device = [], pick_device(config.device)
+    own = device.type == "cpu" and settle_precision(config.precision, device)[0] == "bf16" and not config.compile
+    with FakeTensorMode(allow_non_fake_inputs=True), kernels.shapes_only():
         mae.to_empty(device="cpu")
-        choose_passes(mae, torch.device("cpu"), "bf16", compiled=True)  # of torch's products every one is counted
+        choose_passes(mae, torch.device("cpu"), "bf16", compiled=not own)  # in products: every one is counted
         for batch in (2, 4):
             kept: dict[int, int] = {}
 

@@ -12,7 +12,7 @@ from helpers import environment, same_tensors, small
 from scipy.special import log_ndtr
 from timm.layers import Mlp
 
-from lib import kernels, speed
+from lib import fused, kernels, speed
 from lib.blocks import SparseBlock
 from lib.models import MAE
 from lib.presets import resolve
@@ -142,11 +142,11 @@ def test_what_is_not_finite_stays_so(value):
     assert not kernels.add_backward(x[None], None)[0].isfinite().any()
 
 
-def halves(block: SparseBlock, dtype: torch.dtype, fused: bool, low: bool, shared: bool, wanted: int | None):
+def halves(block: SparseBlock, dtype: torch.dtype, own: bool, low: bool, shared: bool, wanted: int | None):
     """Output and all gradients of a block on 6 images of 17 own tokens and, shared, 8 of a table's 25 rows."""
     block = block.to(dtype)
     block.zero_grad()
-    block.fused, block.attn.fused_attn = fused, False
+    block.fused, block.attn.fused_attn = own, False
     dim = block.norm1.weight.shape[0]
     x, table = (noise(*n, dim, seed=k).to(dtype).requires_grad_() for k, n in enumerate([(6, 17), (25,)]))
     ids = torch.rand(6, 25, generator=torch.Generator().manual_seed(2)).argsort(1)[:, :8]
@@ -183,14 +183,34 @@ def test_a_block_by_our_passes_is_as_near_the_exact_one_as_torchs_own(dim, heads
     assert sum(ratios) / len(ratios) < 1.1
 
 
+@pytest.mark.parametrize("rows,wide,narrow", [(8, 5, 3), (9, 5, 3), (9, 3, 5), (4, 700, 300), (4, 300, 700)])
+def test_a_weight_gradient_in_every_order_of_products(rows, wide, narrow):
+    d_out, x = noise(rows, wide).bfloat16(), noise(rows, narrow, seed=1).bfloat16()
+    own = fused._weight_gradient(d_out, x)
+    assert own.dtype == torch.float32 and own.is_contiguous()
+    exact = d_out.double().t() @ x.double()
+    assert (own - exact).norm() < EPS * exact.norm()
+
+
+@needs_kernels
+def test_a_second_derivative_is_refused():
+    block = SparseBlock(32, 2, qkv_bias=True)
+    block.fused = True
+    x = noise(2, 3, 32).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        (grad,) = torch.autograd.grad(block(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not require grad|once_differentiable"):
+        grad.sum().backward()
+
+
 @needs_kernels
 def test_stochastic_depth_scales_the_same_images():
     torch.manual_seed(0)
     block = SparseBlock(32, 2, qkv_bias=True, drop_path=0.5).train()
     x = noise(64, 5, 32)
     results = []
-    for fused in (False, True):
-        block.fused, block.attn.fused_attn = fused, False
+    for own in (False, True):
+        block.fused, block.attn.fused_attn = own, False
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16):
             results.append(block(x.clone().requires_grad_()))

@@ -114,11 +114,14 @@ def test_the_cost_is_counted_right():
     assert "0.5 M parameters" in cost.describe(1e12) and "1 TFLOP/s" in cost.describe(1e12)
 
 
-def test_the_memory_is_what_a_step_keeps():
-    config = resolve("cifar10-vit-micro", batch_size=64, precision="bf16")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_memory_is_what_a_step_keeps(compiled, monkeypatch):
+    """By our own passes, where the machine has them, and by torch's operations."""
+    monkeypatch.setattr(speed, "has_bf16", lambda _: True)
+    config = resolve("cifar10-vit-micro", batch_size=64, precision="bf16", compile=compiled, device="cpu")
     mae, kept = MAE(config), {}
     own = {p.untyped_storage().data_ptr() for p in mae.parameters()}
-    speed.choose_passes(mae, CPU, "bf16", compiled=True)
+    speed.choose_passes(mae, CPU, "bf16", compiled)
 
     def keep(x):
         if x.untyped_storage().data_ptr() not in own:
@@ -130,6 +133,8 @@ def test_the_memory_is_what_a_step_keeps():
     del out
     cost = speed.estimate(config, images=1000)
     assert cost.memory - cost.state_bytes == pytest.approx(sum(kept.values()), rel=0.1)
+    other = speed.estimate(dataclasses.replace(config, compile=not compiled), images=1000)
+    assert cost.flops == pytest.approx(other.flops, rel=1e-3)
 
 
 def test_durations_read_well():
