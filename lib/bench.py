@@ -2,7 +2,7 @@
 
 Parts: steps (each preset against the plain reference), ladder (every trick's own gain), uniformity (sums against the
 matrix of pairs), accumulation (what splitting a batch costs the estimate), scaling. On two cores all take
-about 15 minutes, of which ladder takes 11 and steps two.
+about 11 minutes, of which ladder takes 8 and steps one.
 
 The two sides of a ratio run in processes of their own, a few steps of one after a few of the other, so that a machine
 with other work on it slows both. Prints tables and writes outputs/bench.json.
