@@ -49,6 +49,16 @@ def clear_memory_errors() -> Iterator[None]:
         ) from None
 
 
+def processor() -> str:
+    """The CPU's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine, for every saved number."""
     import timm
@@ -62,7 +72,7 @@ def provenance() -> dict[str, Any]:
     commit = git("rev-parse", "--short=10", "HEAD").strip() or "unknown"
     if git("status", "--porcelain", "--untracked-files=no", "lib", "notebooks").strip():
         commit += "+changes"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
         "commit": commit,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

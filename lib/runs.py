@@ -26,6 +26,8 @@ from lib.machine import provenance
 from lib.models import MAE, encoder_args
 from lib.presets import PRESETS, REPO, Config
 
+ORIGIN = ("time", "device", "precision", "passes")  # of a sitting, besides its commit
+
 _locks: weakref.WeakValueDictionary[Path, IO[str]] = weakref.WeakValueDictionary()  # run folder: its open lock file
 # A forked worker that outlives its killed parent must not keep the parent's lock.
 os.register_at_fork(after_in_child=lambda: [file.close() for file in _locks.values()])
@@ -241,8 +243,18 @@ class Run:
                     leftover.unlink(missing_ok=True)
             yield
 
-    def write_record(self, **more: Any) -> None:
-        write_json(self.folder / "config.json", {"config": asdict(self.config), **more, **provenance()})
+    def write_record(self, resumed: bool = False, **more: Any) -> None:
+        """config.json: the config, `more`, the provenance, and `before`, that of the sittings this one goes on from."""
+        old = self.record if resumed else {}
+        last = [{k: old.get(k) for k in ("commit", *ORIGIN)}] if old else []
+        record = {"config": asdict(self.config), **more, **provenance(), "before": [*old.get("before", []), *last]}
+        write_json(self.folder / "config.json", record)
+
+    def origin(self) -> dict[str, Any]:
+        """When, where and how the run was computed, and the commits of all its sittings in their order."""
+        record = self.record
+        commits = dict.fromkeys([*(sitting["commit"] for sitting in record["before"]), record["commit"]])
+        return {"commit": " then ".join(commits), **{k: record[k] for k in ORIGIN}}
 
 
 def load_into(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -57,6 +57,8 @@ class Trainer:
         note = speed.compile_blocks(self.objective.mae, self.device) if config.compile else "not asked for"
         self.say(note if config.compile else "")
         self.say(speed.choose_passes(self.objective, self.device, self.precision, compiled=not note))
+        own = bool(self.objective.mae.encoder.blocks[0].fused)
+        self.how = {"precision": self.precision, "passes": "own" if own else "torch's"}
         self.model: nn.Module = parallel.distribute(self.objective, config.shard)
         self.optimizer = build_optimizer(self.objective, self.device)
         held = validation_mask(data.train.labels)
@@ -246,9 +248,7 @@ class Trainer:
             folder = self.run.held()
             save_weights(folder / "model.safetensors", weights)
             export_encoder(weights, self.config, folder / "encoder")
-            write_json(
-                folder / "result.json", {**result, **{k: self.run.record[k] for k in ("commit", "time", "device")}}
-            )
+            write_json(folder / "result.json", {**result, **self.run.origin()})
             (folder / "state.pt").unlink(missing_ok=True)
 
 
@@ -284,7 +284,7 @@ def train(config: Config, data: Dataset | None = None) -> Run:
         trainer = Trainer(config, data, run)
         resumed = trainer.resume()
         if rank == 0:
-            run.write_record(fingerprint=data.fingerprint, processes=world)
+            run.write_record(resumed, fingerprint=data.fingerprint, processes=world, **trainer.how)
             what = f"resuming at step {trainer.step}" if resumed else "training"
             print(f"{what} {run.folder.name} on {trainer.device}" + (f" in {world} processes" if world > 1 else ""))
         with signals() as should_stop:

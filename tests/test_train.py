@@ -9,10 +9,14 @@ import pytest
 import torch
 from helpers import at_step, content, elsewhere, few, folder_config, image_folder, lines, same_tensors, small, weights
 
+import lib.runs
+import lib.speed
 import lib.train
+from lib import kernels
 from lib.data import load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
 from lib.losses import UNIFORMITY_FORMS
+from lib.machine import processor, provenance
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import resolve
@@ -61,6 +65,29 @@ def test_a_signal_at_any_step_saves_and_resuming_equals_not_stopping(
     assert content(resumed) == content(whole)
     assert [m["epoch"] for m in resumed.metrics()] == [1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_result_names_the_commits_of_all_its_sittings_and_how_it_was_computed(monkeypatch):
+    made = iter(["first", "second", "second"])
+    monkeypatch.setattr(lib.runs, "provenance", lambda: {**provenance(), "commit": next(made)})
+    config = small(epochs=3)
+    for step in (1, 4):
+        at_step(monkeypatch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            train(config, few(config))
+    run = train(config, few(config))
+    assert [sitting["commit"] for sitting in run.record["before"]] == ["first", "second"]
+    assert run.result["commit"] == "first then second"
+    assert (run.result["precision"], run.result["passes"]) == ("fp32", "torch's")
+    assert run.result["time"] == run.record["time"] >= run.record["before"][1]["time"]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_result_says_in_which_precision_it_was_computed(monkeypatch, bf16):
+    monkeypatch.setattr(lib.speed, "has_bf16", lambda _: bf16)
+    run = train(small(**LOW), few(small(**LOW)))
+    assert run.result["precision"] == ("bf16" if bf16 else "fp32")
+    assert run.result["passes"] == ("own" if bf16 and kernels.load()[0] else "torch's")
 
 
 @pytest.mark.parametrize("every,step,back_at", [(1, 4, 3), (1, 2, 0), (2, 11, 6), (2, 9, 6), (3, 8, 0)])
@@ -391,3 +418,9 @@ def test_a_whole_epoch_of_the_default_preset_learns():
     run = train(config, load(config))
     losses = [m["reconstruction"] for m in run.metrics()]
     assert losses[-1] < losses[0] and run.result["test_reconstruction"] < 0.9
+
+
+def test_the_processor_has_a_name(monkeypatch):
+    assert processor().strip()
+    monkeypatch.setattr("pathlib.Path.read_text", lambda _: "flags: x\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: B\n")
+    assert processor() == "A CPU @ 2 GHz"
