@@ -18,11 +18,11 @@ class SparseBlock(Block):
     `wanted` returns only the last so many tokens (B, wanted, D): the others give keys and values, no more.
     """
 
-    fused = False  # computed by lib.fused under autocast: speed.choose_passes decides
+    fused = False  # float32 tokens under autocast go through lib.fused: speed.choose_passes decides
 
     def forward(self, x: Tensor, shared: tuple[Tensor, Tensor] | None = None, wanted: int | None = None) -> Tensor:  # type: ignore[override]
         own: Any = self  # whose parts are modules
-        if self.fused and torch.is_autocast_enabled("cpu"):
+        if self.fused and x.dtype == torch.float32 and torch.is_autocast_enabled("cpu"):
             tokens = x.shape[1] + (shared[1].shape[1] if shared else 0)
             x = fused.attention(x, own, _kept(own.drop_path1, x), shared, wanted or tokens)
             return fused.mlp(x, own, _kept(own.drop_path2, x))

@@ -14,7 +14,7 @@ from timm.layers import Mlp
 
 from lib import fused, kernels, speed
 from lib.blocks import SparseBlock
-from lib.models import MAE
+from lib.models import MAE, build_encoder
 from lib.presets import resolve
 
 CPU = torch.device("cpu")
@@ -219,6 +219,37 @@ def test_stochastic_depth_scales_the_same_images():
     torch.testing.assert_close(results[1], results[0].float(), rtol=0.02, atol=0.02)
     results[1].square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
+@needs_kernels
+def test_tokens_in_bf16_are_left_to_torch():
+    block = SparseBlock(32, 2, qkv_bias=True)
+    x, results = noise(2, 3, 32).bfloat16(), []
+    for own in (False, True):
+        block.fused, block.attn.fused_attn = own, False
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(block(x))
+    assert torch.equal(*results)
+
+
+@needs_kernels
+def test_timms_own_forward_as_finetuning_calls_it_goes_through_them(monkeypatch):
+    torch.manual_seed(0)
+    model = build_encoder(small(embed_dim=32, depth=3), num_classes=10, global_pool="avg", drop_path_rate=0.3).train()
+    assert speed.choose_passes(model, CPU, "bf16") == ""
+    calls, real, results = [], kernels._call, []
+    monkeypatch.setattr(kernels, "_call", lambda name, *a: (calls.append(name), real(name, *a)))
+    for own in (True, False):
+        for block in model.blocks:
+            block.fused = own
+        model.zero_grad()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = F.cross_entropy(model(noise(16, 1, 8, 8)).float(), torch.arange(16) % 10)
+        loss.backward()
+        results.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert calls.count("gelu_forward") == calls.count("gelu_backward") == 3
+    assert (results[0] - results[1]).norm() < 0.03 * results[1].norm()
 
 
 def bf16_run(**fields) -> dict[str, torch.Tensor]:
