@@ -53,16 +53,23 @@ def _convert(name: str, text: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains, and exits with 0, 2 for an InputError, 130 or 143 after SIGINT or SIGTERM."""
-    from lib.launch import process_group
+    from lib.launch import end_now, process_group
+    from lib.parallel import place
     from lib.train import train
 
+    code, processes = 0, 1
     try:
         config = read_arguments(sys.argv[1:] if argv is None else argv)
         with process_group():
+            processes = place()[1]
             train(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(128 + error.number if isinstance(error, Interrupted) else 2)
+        code = 128 + error.number if isinstance(error, Interrupted) else 2
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        code = 130
+    if processes > 1:
+        end_now(code)
+    if code:
+        sys.exit(code)

@@ -177,7 +177,15 @@ def test_nothing_is_left_behind_when_the_notebook_is_interrupted_or_killed(tmp_p
         time.sleep(0.05)
 
 
-def test_torchrun_trains_and_the_files_are_those_of_rank_0(outputs):
+def test_workers_end_without_the_interpreters_own_ending(tmp_path):
+    """Which gloo's threads outlive: the process would now and then abort with everything done."""
+    assert run(workers.leaves_marks, 2, str(tmp_path)) == "done"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["worked-0", "worked-1"]
+    with pytest.raises(RuntimeError, match=r"process [01] failed: (.|\n)*pickle"):
+        run(workers.returns_what_cannot_be_sent, 2)
+
+
+def test_torchrun_trains_and_the_files_are_those_of_rank_0(outputs, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lib.train"]
     env = environment(UMAE_OUTPUTS=str(outputs))
     done = subprocess.run([*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120)
@@ -186,5 +194,11 @@ def test_torchrun_trains_and_the_files_are_those_of_rank_0(outputs):
     assert result.result and result.record["processes"] == 2
     assert [m["epoch"] for m in lines(result.folder / "metrics.jsonl")] == [1]
     assert done.stdout.count("training digits-vit-nano") == 1 and "in 2 processes" in done.stdout
+    program = tmp_path / "main.py"
+    program.write_text("import atexit\nfrom lib.cli import main\natexit.register(print, 'ended', flush=True)\nmain()\n")
+    command = [*command[:-2], str(program)]
     failed = subprocess.run([*command, *cli_args(batch_size=33)], capture_output=True, text=True, env=env, timeout=120)
     assert failed.returncode and "error: batch_size 33 must be a multiple" in failed.stderr
+    again = subprocess.run([*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120)
+    assert again.returncode == 0 and again.stdout.count("reusing") == 1
+    assert "ended" not in failed.stdout + again.stdout

@@ -1,5 +1,6 @@
 """What the processes of test_distributed do: functions that a spawned worker can import."""
 
+import atexit
 import os
 import signal
 import time
@@ -104,6 +105,18 @@ def fails(kind: str) -> None:
     if parallel.place()[0] == 1:
         raise InputError("made up: nothing, do nothing") if kind == "input" else KeyError("lost")
     dist.barrier()
+
+
+def leaves_marks(folder: str) -> str:
+    """One file from its work, and one from the interpreter's ending."""
+    rank = parallel.place()[0]
+    open(f"{folder}/worked-{rank}", "w").close()
+    atexit.register(lambda: open(f"{folder}/ended-{rank}", "w").close())
+    return "done"
+
+
+def returns_what_cannot_be_sent() -> Any:
+    return lambda: None
 
 
 def waits(folder: str) -> None:
