@@ -1,30 +1,52 @@
-"""The one exception that bad input raises, and how it is shown."""
+"""What stops a run: one family of errors, each a single line for the person at the keyboard."""
 
+import difflib
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 
-class InputError(ValueError):
-    """Something that the caller gave is wrong: a parameter, a path, an image, a checkpoint.
+class UMAEError(Exception):
+    """Something that a person can act on. The message is one line: what was wrong, what was
+    expected, what to do.
 
-    The message is one line: what was wrong, what was expected, what to do. In a notebook IPython prints that
-    line alone, without a traceback; on the command line the program prints it and exits with status 2.
+    In a notebook IPython prints that line alone, without a traceback; on the command line the
+    program prints it and exits with a status other than 0.
     """
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
-class NonFiniteLoss(InputError):
+class InputError(UMAEError, ValueError):
+    """A parameter, a path, an image or a checkpoint that was given cannot be used."""
+
+
+class NonFiniteLoss(UMAEError):
     """The training loss became infinite or NaN; the last good checkpoint is kept."""
 
 
-class RunBusy(InputError):
+class RunBusy(UMAEError):
     """Another process is training this very run."""
 
 
-class Interrupted(InputError):
+class Interrupted(UMAEError):
     """Training was stopped by a signal after its state had been saved."""
 
     def __init__(self, message: str, number: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.number = number
+
+
+def did_you_mean(name: str, known: Sequence[str], otherwise: str = "") -> str:
+    """ "did you mean 'lam'?" if a known name is near, else `otherwise` or the list of all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return otherwise or f"known: {', '.join(known)}"
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raises InputError unless `value` is one of `choices`; the parameter is called `name`."""
+    if value not in tuple(choices):
+        raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -1,9 +1,10 @@
-"""Eq. 2 (reconstruction) and Eq. 8/9 (uniformity): what U-MAE minimises is reconstruction + lam * uniformity.
+"""Eq. 2 (reconstruction) and Eq. 8/9 (uniformity): U-MAE minimises reconstruction + lam * uniformity.
 
-Every uniformity form sees the features through a LayerNorm without affine parameters, so |f|^2 = D: without it
-Eq. 9 has no minimum (theory.md, b), and `lam` means the same at every width. All are computed from sums over the
-batch, O(B D^2) at most, never from the B x B matrix of pairs; with several processes only the sums travel, with
-their gradient, so value and gradient are those of the global batch.
+Every form of uniformity sees the features through a LayerNorm without affine parameters, so that
+|f|^2 = D. Without it Eq. 9 has no minimum (docs/theory.md), and `lam` means the same at every
+width. All forms are computed from sums over the batch, O(B D^2) at most, never from the B x B
+matrix of pairs. With several processes only the sums travel, with their gradient, so value and
+gradient are those of the global batch.
 """
 
 from typing import Any
@@ -13,13 +14,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.errors import InputError
+from lib.errors import InputError, check_choice
 
 UNIFORMITY_FORMS = ("spectral", "released", "euclidean")
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """`norm_pix_loss`: each patch (..., P*P*C) to mean 0 and variance 1 (unbiased, eps 1e-6, as MAE)."""
+    """Each patch (..., P*P*C) to mean 0 and variance 1 (unbiased, eps 1e-6, as MAE): norm_pix_loss."""
     mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     return (patches - mean) / (var + 1e-6).sqrt()
 
@@ -55,29 +56,34 @@ def _global_sums(local: bool, *sums: Tensor) -> list[Tensor]:
     """Each tensor summed over all processes, in one message."""
     if local or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return list(sums)
-    packed: Tensor = _GlobalSum.apply(torch.cat([s.reshape(-1) for s in sums]))  # type: ignore[assignment]
-    return [part.view_as(s) for part, s in zip(packed.split([s.numel() for s in sums]), sums, strict=True)]
+    packed: Any = _GlobalSum.apply(torch.cat([s.reshape(-1) for s in sums]))
+    parts = packed.split([s.numel() for s in sums])
+    return [part.view_as(s) for part, s in zip(parts, sums, strict=True)]
 
 
 def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = False) -> Tensor:
-    """The uniformity term of U-MAE: features (B, D) of B independent visible views -> scalar, to be minimised.
+    """The uniformity term of U-MAE: features (B, D) of B independent visible views -> scalar.
 
-    With f = LayerNorm(features), cos_ij = f_i.f_j / D and i != j ranging over the pairs of different views:
+    With f = LayerNorm(features) and cos_ij = f_i.f_j / D, where i != j are different views:
 
-    - "spectral" (default): D * mean_{i!=j} cos_ij^2, an unbiased estimate of tr(C^2)/D for the second moment
-      C = E[f f^T]: 1 when all directions are used alike, D when the features lie on one line.
-    - "released": mean_{i,j} cos_ij^2 with the diagonal, the form of the authors' code (whose lambda is 0.01).
-    - "euclidean": -mean_{i!=j} |f_i - f_j|^2, Eq. 9 as printed; in [-4D, 0], and only about the mean of f.
+    - "spectral" (default): D * mean_{i!=j} cos_ij^2, an unbiased estimate of tr(C^2)/D for the
+      second moment C = E[f f^T]: near 1 when all directions are used alike, D when the features
+      lie on one line.
+    - "released": mean_{i,j} cos_ij^2 with the diagonal, near the authors' code (whose lambda is
+      0.01): there the feature also passes the encoder's last norm a second time, with its affine
+      part, and is not centred.
+    - "euclidean": -mean_{i!=j} |f_i - f_j|^2, Eq. 9 as printed; in [-4D, 0], and only about the
+      mean of f.
 
-    In a distributed run the views are those of all processes, unless `local`. The authors' gather passes the gradient
-    to the local slice only, which DDP then averages, so their lambda acts as lambda / processes; ours does not depend
-    on the number.
+    In a distributed run the views are those of all processes, unless `local`. The authors' gather
+    passes the gradient to the local slice only, which DDP then averages, so their lambda acts as
+    lambda / world_size; ours does not depend on it.
     Raises InputError for an unknown form or fewer than 2 views.
     """
-    if form not in UNIFORMITY_FORMS:
-        raise InputError(f"uniformity must be one of {', '.join(UNIFORMITY_FORMS)}, got {form!r}")
+    check_choice("uniformity", form, UNIFORMITY_FORMS)
     if features.ndim != 2 or len(features) < 2:
-        raise InputError(f"uniformity needs features of shape (B >= 2, D), got {tuple(features.shape)}")
+        shape = tuple(features.shape)
+        raise InputError(f"uniformity needs features of shape (B >= 2, D), got {shape}")
     dim = features.shape[-1]
     dtype = torch.promote_types(features.dtype, torch.float32)
     with torch.autocast(features.device.type, enabled=False):
@@ -93,3 +99,23 @@ def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = Fals
         if form == "released":
             return together / count.square()
         return dim * (together - diagonal / dim**2) / (count * (count - 1))
+
+
+def spectrum(features: Tensor, centred: bool = True) -> Tensor:
+    """Eigenvalues (D,) of the covariance (or the uncentred second moment) of (N, D), largest first."""
+    x = features.double()
+    if centred:
+        x = x - x.mean(0)
+    return torch.linalg.eigvalsh(x.T @ x / len(x)).flip(0).clamp_min(0)
+
+
+def effective_rank(features: Tensor) -> float:
+    """What the uniformity term raises: exp(entropy) of the spectrum of features (N, D), in [1, D].
+
+    The entropy effective rank (Roy & Vetterli 2007) on the eigenvalues of the uncentred second
+    moment of the LayerNormed features. It is at least the participation ratio, which the spectral
+    form maximises (docs/theory.md).
+    """
+    p = spectrum(F.layer_norm(features.double(), features.shape[-1:]), centred=False)
+    p = p / p.sum()
+    return torch.exp(-(p * p.clamp_min(1e-300).log()).sum()).item()

@@ -35,24 +35,29 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     b, c, h, w = images.shape
     p = patch_size
     if p < 1 or h % p or w % p:
-        raise InputError(f"patch_size {p} does not divide an image of {h}x{w} pixels; choose a divisor of both sides")
-    return images.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
+        raise InputError(
+            f"patch_size {p} does not divide an image of {h}x{w} pixels; "
+            "choose a divisor of both sides"
+        )
+    grid = images.reshape(b, c, h // p, p, w // p, p)
+    return grid.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, p * p * c)
 
 
 def unpatchify(patches: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
-    """patches (B, L, P*P*C) -> images (B, C, H, W): the exact inverse of `patchify`, for image_size (H, W)."""
+    """patches (B, L, P*P*C) -> images (B, C, H, W), image_size (H, W): the inverse of `patchify`."""
     b, _, d = patches.shape
     p, (h, w) = patch_size, image_size
     c = d // (p * p)
-    return patches.reshape(b, h // p, w // p, p, p, c).permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
+    grid = patches.reshape(b, h // p, w // p, p, p, c)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, c, h, w)
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
     """floor(L (1 - rho)) visible patches, as MAE (He et al. 2021) computes it.
 
-    Differs from their `int(L * (1 - rho))` only in a tolerance of 1e-9, so that rounding error does not cost a
-    patch (0.9 of 100 leaves 10, not 9). rho = 0 keeps everything; a ratio that leaves nothing visible, and one
-    outside [0, 1), raise InputError.
+    Differs from their `int(L * (1 - rho))` only in a tolerance of 1e-9, so that rounding error does
+    not cost a patch (0.9 of 100 leaves 10, not 9). rho = 0 keeps everything; a ratio that leaves
+    nothing visible, and one outside [0, 1), raise InputError.
     """
     if not 0 <= mask_ratio < 1:
         raise InputError(f"mask_ratio must be in [0, 1), got {mask_ratio}; the paper uses 0.75")
@@ -60,7 +65,8 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
     if visible < 1:
         highest = 1 - 1 / num_patches
         raise InputError(
-            f"mask_ratio {mask_ratio} leaves none of {num_patches} patches visible; use at most {highest:.6g}"
+            f"mask_ratio {mask_ratio} leaves none of {num_patches} patches visible; "
+            f"use at most {highest:.6g}"
         )
     return visible
 
@@ -77,10 +83,18 @@ def masks_from_noise(noise: Tensor, visible: int) -> Masks:
     return Masks(ids_shuffle[:, :visible], ids_shuffle[:, visible:], ids_restore, mask)
 
 
-def random_masks(batch: int, num_patches: int, mask_ratio: float, generator: torch.Generator | None = None) -> Masks:
+def random_masks(
+    batch: int, num_patches: int, mask_ratio: float, generator: torch.Generator | None = None
+) -> Masks:
     """`batch` independent uniform masks of floor(L (1 - rho)) visible patches, drawn on the CPU."""
     noise = torch.rand(batch, num_patches, generator=generator)
     return masks_from_noise(noise, num_visible(num_patches, mask_ratio))
+
+
+def keep_all(batch: int, num_patches: int, device: torch.device | str = "cpu") -> Masks:
+    """Masks (B, L) that remove nothing, with ids_keep in image order: the whole image is seen."""
+    order = torch.arange(num_patches, device=device).expand(batch, -1)
+    return masks_from_noise(order, num_patches)
 
 
 def take(tokens: Tensor, ids: Tensor) -> Tensor:

@@ -1,21 +1,20 @@
 """What a run is made of: the Config dataclass, the presets, and the checks that come before anything starts."""
 
-import ast
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib.errors import InputError
+from lib.errors import InputError, did_you_mean
 from lib.losses import UNIFORMITY_FORMS
 from lib.masking import num_visible
 
 REPO = Path(__file__).resolve().parents[1]
+
+
 CHOICES = {
     "augment": ("none", "flip", "crop", "resized_crop"),
     "normalize": ("dataset", "unit"),
@@ -24,6 +23,8 @@ CHOICES = {
     "precision": ("fp32", "bf16", "fp64"),
     "stream": ("auto", "always", "never"),
 }
+
+
 DATASETS = {"digits": 1, "fashion_mnist": 1, "cifar10": 3, "folder": 3}  # name: channels
 
 
@@ -52,12 +53,16 @@ class Config:
     base_lr: float  # the peak rate is base_lr * batch_size / 256 (He et al. 2021)
     classes: tuple[str, ...] = ()  # a subset of the classes; () is all of them
     augment: str = "none"
-    normalize: str = "dataset"  # "dataset": mean/std of the training split; "unit": pixels to [-1, 1]
+    normalize: str = (
+        "dataset"  # "dataset": mean/std of the training split; "unit": pixels to [-1, 1]
+    )
     mask_ratio: float = 0.75  # the paper's, Section 5.1; 0 means plain autoencoding of all patches
     norm_pix_loss: bool = False
     lam: float = 0.001  # the paper's coefficient of the uniformity term; 0 is MAE
     uniformity: str = "spectral"
-    pool: str = "token"  # the feature under the uniformity term: class token or mean of patch tokens
+    pool: str = (
+        "token"  # the feature under the uniformity term: class token or mean of patch tokens
+    )
     weight_decay: float = 0.05  # Section 5.1
     accum_steps: int = 1
     precision: str = "fp32"
@@ -70,7 +75,9 @@ class Config:
     workers: int = _where(2)  # decoding processes of a streamed folder
     device: str = _where("auto")
     compile: bool = _where(False)
-    shard: bool = _where(False)  # every process keeps a part of the weights (FSDP2); False: all of them (DDP)
+    shard: bool = _where(
+        False
+    )  # every process keeps a part of the weights (FSDP2); False: all of them (DDP)
     checkpoint_every: int = _where(1)  # epochs; a signal also saves, at the next step
 
     @property
@@ -87,9 +94,17 @@ class Config:
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide the result; with lam = 0 the form and place of the absent term do not count."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.metadata.get("where")}
+        fields = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if not f.metadata.get("where")
+        }
         if self.lam == 0:
-            fields |= {"lam": 0.0, "uniformity": CHOICES["uniformity"][0], "pool": CHOICES["pool"][0]}
+            fields |= {
+                "lam": 0.0,
+                "uniformity": CHOICES["uniformity"][0],
+                "pool": CHOICES["pool"][0],
+            }
         return fields
 
     @property
@@ -97,16 +112,24 @@ class Config:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _preset(name: str, data: str, size: int, patch: int, vit: tuple, decoder: tuple, **fields: Any) -> Config:
+def _preset(
+    name: str, data: str, size: int, patch: int, vit: tuple, decoder: tuple, **fields: Any
+) -> Config:
     dim, depth, heads = vit
     ddim, ddepth, dheads = decoder
     return Config(name, data, size, patch, dim, depth, heads, ddim, ddepth, dheads, **fields)
 
 
 MICRO, TINY, BASE, LARGE = (96, 4, 3), (192, 12, 3), (768, 12, 12), (1024, 24, 16)
+
+
 # A small study that two CPU cores finish in minutes; the rate is ours, chosen on the validation split. bf16 takes half
 # the time of fp32 where the CPU has it, and after 3 epochs the losses differ by 1e-4 of their value.
-CPU_STUDY: dict[str, Any] = dict(epochs=20, warmup_epochs=2, batch_size=256, base_lr=1e-3, precision="bf16")
+CPU_STUDY: dict[str, Any] = dict(
+    epochs=20, warmup_epochs=2, batch_size=256, base_lr=1e-3, precision="bf16"
+)
+
+
 # CIFAR-10 of Table 1: epochs, batch, weight decay from Section 5.1; the rest as the authors told it (design.md).
 PAPER_CIFAR: dict[str, Any] = dict(
     epochs=2000,
@@ -118,11 +141,15 @@ PAPER_CIFAR: dict[str, Any] = dict(
     eval_every=20,
     checkpoint_every=20,
 )
+
+
 # ImageNet-100 of Table 1: epochs and batch from Section 5.1, the rest is MAE's default (He et al. 2021, Table 8).
 PAPER_IMAGENET: dict[str, Any] = dict(
     epochs=200, warmup_epochs=40, batch_size=256, base_lr=1.5e-4, norm_pix_loss=True,
     augment="resized_crop", precision="bf16", eval_every=5, workers=8,
 )  # fmt: skip
+
+
 PRESETS: dict[str, Config] = {
     c.preset: c
     for c in (
@@ -138,11 +165,6 @@ PRESETS: dict[str, Config] = {
 }  # fmt: skip
 
 
-def did_you_mean(name: str, known: Sequence[str], otherwise: str = "") -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else otherwise or f"known: {', '.join(known)}"
-
-
 def check_type(name: str, value: Any, kinds: str) -> Any:
     """`value` if it is one of `kinds` ("float", "int | None", "tuple[str, ...]"...), an int widened where a float
     is due; else InputError."""
@@ -154,7 +176,9 @@ def check_type(name: str, value: Any, kinds: str) -> Any:
         return float(value)
     if kind not in allowed:
         hint = "; with papermill write True or False" if "bool" in allowed else ""
-        raise InputError(f"{name} must be {' or '.join(sorted(allowed))}, got the {kind} {value!r}{hint}")
+        raise InputError(
+            f"{name} must be {' or '.join(sorted(allowed))}, got the {kind} {value!r}{hint}"
+        )
     if "[str" in kinds and (odd := [v for v in value or () if not isinstance(v, str)]):
         raise InputError(f"{name} must hold str only, got the {type(odd[0]).__name__} {odd[0]!r}")
     return value
@@ -168,11 +192,16 @@ def resolve(preset: str = "digits-vit-nano", /, **overrides: Any) -> Config:
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}: {did_you_mean(str(preset), list(PRESETS))}")
-    kinds = {f.name: str(f.type.__name__ if isinstance(f.type, type) else f.type) for f in dataclasses.fields(Config)}
+    kinds = {
+        f.name: str(f.type.__name__ if isinstance(f.type, type) else f.type)
+        for f in dataclasses.fields(Config)
+    }
     changes = {}
     for name, value in overrides.items():
         if name not in kinds or name == "preset":
-            raise InputError(f"unknown parameter {name!r}: {did_you_mean(name, [k for k in kinds if k != 'preset'])}")
+            raise InputError(
+                f"unknown parameter {name!r}: {did_you_mean(name, [k for k in kinds if k != 'preset'])}"
+            )
         if value is not None:
             changes[name] = check_type(name, value, kinds[name])
     if "epochs" in changes and "warmup_epochs" not in changes:
@@ -190,9 +219,13 @@ def validate(c: Config) -> None:
             raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     kind, _, path = c.data.partition(":")
     if kind not in DATASETS or (kind != "folder" and path):
-        raise InputError(f"unknown data {c.data!r}: expected digits, fashion_mnist, cifar10 or folder:/path/to/images")
+        raise InputError(
+            f"unknown data {c.data!r}: expected digits, fashion_mnist, cifar10 or folder:/path/to/images"
+        )
     if kind == "folder" and not path:
-        raise InputError(f"preset {c.preset} needs its images: set data to folder:/path, which holds train/ and val/")
+        raise InputError(
+            f"preset {c.preset} needs its images: set data to folder:/path, which holds train/ and val/"
+        )
     for name in ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth",
                  "decoder_heads", "epochs", "batch_size", "accum_steps", "eval_every",
                  "checkpoint_every"):  # fmt: skip
@@ -205,9 +238,13 @@ def validate(c: Config) -> None:
     if c.seed >= 2**63:
         raise InputError(f"seed must be below 2**63, got {c.seed}")
     if len(set(c.classes)) != len(c.classes) or len(c.classes) == 1:
-        raise InputError(f"classes must name at least 2 different classes, or none for all, got {list(c.classes)}")
+        raise InputError(
+            f"classes must name at least 2 different classes, or none for all, got {list(c.classes)}"
+        )
     if c.image_size % c.patch_size:
-        raise InputError(f"patch_size {c.patch_size} does not divide image_size {c.image_size}; choose a divisor")
+        raise InputError(
+            f"patch_size {c.patch_size} does not divide image_size {c.image_size}; choose a divisor"
+        )
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
         if getattr(c, dim) % getattr(c, heads) or getattr(c, dim) % 4:
             raise InputError(
@@ -220,37 +257,3 @@ def validate(c: Config) -> None:
     if c.warmup_epochs > c.epochs:
         raise InputError(f"warmup_epochs {c.warmup_epochs} must not exceed epochs {c.epochs}")
     num_visible(c.num_patches, c.mask_ratio)
-
-
-def _declared(source: str) -> dict[str, str]:
-    """The names that a parameters cell declares, with their types: `lam: float = 0.001` or, where None stands for
-    the preset's value, `epochs = None  # type: int` (papermill's help cannot read `int | None`)."""
-    declared = {}
-    for node in ast.parse(source, type_comments=True).body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            declared[node.target.id] = ast.unparse(node.annotation)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.type_comment:
-            declared[node.targets[0].id] = f"{node.type_comment.split()[0]} | None"
-    return declared
-
-
-def read_parameters(history: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A notebook's parameters, checked: `read_parameters(In, globals())` in the cell after the parameters.
-
-    Reads from IPython's history the names that the parameters cell declares and the names that papermill injected
-    after it. papermill only warns about a name that the notebook does not have; this raises InputError with the
-    nearest known name, and for a value of another type than annotated. Returns {name: value}.
-    """
-    declared: dict[str, str] = {}
-    injected: list[str] = []
-    for source in history:
-        first = source.lstrip().split("\n", 1)[0]
-        if first.startswith("# parameters"):
-            declared, injected = _declared(source), []
-        elif first.startswith("# Parameters"):
-            names = [n.targets[0] for n in ast.parse(source).body if isinstance(n, ast.Assign)]
-            injected = [n.id for n in names if isinstance(n, ast.Name)]
-    for name in injected:
-        if name not in declared:
-            raise InputError(f"unknown parameter {name!r}: {did_you_mean(name, list(declared))}")
-    return {name: check_type(name, values[name], kind) for name, kind in declared.items()}

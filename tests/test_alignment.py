@@ -4,14 +4,7 @@ import pytest
 import torch
 from torch.func import jacrev
 
-from lib.alignment import (
-    PseudoInverse,
-    fit_pseudo_inverse,
-    fold_norm,
-    inversion_floor,
-    local_lipschitz,
-    measure_chain,
-)
+from lib.theory.pseudo_inverse import PseudoInverse, fit_pseudo_inverse, fold_norm, inversion_floor, local_lipschitz, measure_chain
 from lib.errors import InputError
 from lib.masking import Masks, random_masks
 from lib.models import MAE

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lib.augment import augment, crop_boxes
+from lib.data.augmentation import augment, crop_boxes
 
 
 def batch(b=6, c=2, size=8, seed=0):

@@ -22,11 +22,13 @@ from test_data import fashion_files, write_idx
 
 import lib.data
 import lib.train
-from lib.cli import FIELDS, main
+from lib.train.arguments import FIELDS, main
 from lib.errors import InputError, Interrupted
 from lib.evaluate import evaluate
-from lib.presets import read_parameters, resolve
-from lib.runs import load_state, open_run, save_state
+from lib.notebook.parameters import read_parameters
+from lib.presets import resolve
+from lib.runs.files import load_state, save_state
+from lib.runs import open_run
 
 
 def tree(folder) -> dict[str, bytes]:

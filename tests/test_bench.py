@@ -10,14 +10,14 @@ import pytest
 import torch
 from helpers import small
 
-from lib import bench
+from benchmarks import __main__ as bench
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.masking import masks_from_noise, num_visible
-from lib.paired import Side, children_memory, compare
-from lib.plain import PlainImages, pairwise, plain_loss
-from lib.threads import PATIENT, YIELDING, busy_cores, spin_count
-from lib.train import Objective
+from benchmarks.paired import Side, children_memory, compare
+from benchmarks.plain import PlainImages, pairwise, plain_loss
+from lib.compute.threads import PATIENT, YIELDING, busy_cores, spin_count
+from lib.train.objective import Objective
 
 
 def test_the_plain_reference_is_the_same_loss(monkeypatch):

@@ -7,9 +7,9 @@ from test_models import images_for, seeded
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 
-from lib.blocks import SparseBlock
+from lib.models import SparseBlock
 from lib.masking import random_masks, take
-from lib.plain import dense_forward
+from benchmarks.plain import dense_forward
 
 
 def pair(fused: bool) -> tuple[SparseBlock, Block]:

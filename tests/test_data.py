@@ -12,8 +12,9 @@ import torch
 from helpers import few, folder_config, image_folder, small
 from PIL import Image
 
-from lib.data import load, read_idx, validation_mask
-from lib.images import open_image
+from lib.data import load, validation_mask
+from lib.data.datasets import read_idx
+from lib.data.decoding import open_image
 
 
 def write_idx(path, array: np.ndarray) -> None:

@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from lib.data import load
-from lib.distances import (
-    bootstrap_ratio,
-    class_distances,
-    independent_masks_mean,
-    nearest_view,
-    patch_distances,
-    same_mask_mean,
-)
+from lib.theory.masked_views import bootstrap_ratio, class_distances, independent_masks_mean, nearest_view, patch_distances, same_mask_mean
 from lib.masking import patchify
 from lib.presets import resolve
 

@@ -12,7 +12,7 @@ import workers
 from helpers import cli_args, environment, lines, small, weights
 
 from lib.errors import InputError, Interrupted
-from lib.launch import run
+from lib.distributed.launch import run
 from lib.losses import UNIFORMITY_FORMS, uniformity_loss
 from lib.presets import REPO
 from lib.runs import open_run

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from helpers import few, small
 from sklearn.metrics import silhouette_score
 
-from lib import evaluate as ev
+from lib.evaluate import probes as ev
 from lib.data import validation_mask
 from lib.errors import InputError
-from lib.evaluate import PROTOCOLS, Probe, evaluate, features, linear_probe, prepared, summary
-from lib.metrics import knn_purity
-from lib.sweep import interval, judge, verdict
+from lib.evaluate import PROTOCOLS, Probe, evaluate, features
+from lib.evaluate.probes import linear_probe, prepared
+from lib.notebook.statistics import summary
+from lib.evaluate.representation import knn_purity
+from lib.notebook.statistics import interval, judge, verdict
 from lib.train import train
 
 

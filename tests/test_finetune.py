@@ -9,15 +9,15 @@ import pytest
 import torch
 from helpers import few, small
 
-from lib import finetune as ft
+from lib.evaluate import finetuning as ft
 from lib.data import validation_mask
 from lib.errors import InputError, NonFiniteLoss
-from lib.finetune import Finetuning, Job, build, finetune, labelled
+from lib.evaluate.finetuning import Finetuning, Job, build, finetune, labelled
 from lib.masking import masks_from_noise
 from lib.models import pool_tokens
 from lib.presets import PRESETS
-from lib.randaugment import Augmented, kept_randomness
-from lib.recipes import RECIPES, Recipe, recipe_for
+from lib.evaluate.randaugment import Augmented, kept_randomness
+from lib.evaluate.recipes import RECIPES, Recipe, recipe_for
 from lib.runs import open_run, outputs
 from lib.train import train
 

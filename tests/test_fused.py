@@ -12,8 +12,10 @@ from helpers import environment, same_tensors, small
 from scipy.special import log_ndtr
 from timm.layers import Mlp
 
-from lib import fused, kernels, speed
-from lib.blocks import SparseBlock
+from lib.compute import cpu_block as fused
+from lib.compute import cpu_kernels as kernels
+TODO speed
+from lib.models import SparseBlock
 from lib.models import MAE, build_encoder
 from lib.presets import resolve
 

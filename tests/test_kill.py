@@ -12,10 +12,11 @@ import time
 import pytest
 from helpers import at_step, cli_args, content, environment, few, lines, small
 
-from lib.cli import main
+from lib.train.arguments import main
 from lib.errors import InputError
 from lib.presets import REPO
-from lib.runs import Run, load_state, load_weights, open_run
+from lib.runs import Run, open_run
+from lib.runs.files import load_state, load_weights
 from lib.train import train
 
 STAGES = ("half", "written", "renamed")

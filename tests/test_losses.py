@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from lib.errors import InputError
 from lib.losses import UNIFORMITY_FORMS, normalise_patches, reconstruction_loss, uniformity_loss
-from lib.metrics import effective_rank, participation_ratio
+from lib.losses import effective_rank
+from lib.evaluate.representation import participation_ratio
 
 HADAMARD = torch.tensor([[1.0]]).double()
 for _ in range(3):

@@ -6,14 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.metrics import (
-    class_cosines,
-    condition_number,
-    effective_rank,
-    participation_ratio,
-    spectrum,
-    variance_ratio,
-)
+from lib.evaluate.representation import class_cosines, condition_number, participation_ratio, variance_ratio
+from lib.losses import effective_rank, spectrum
 
 HADAMARD = torch.tensor([[1.0]]).double()
 for _ in range(3):

@@ -13,7 +13,7 @@ from lib.losses import reconstruction_loss
 from lib.masking import patchify, random_masks, take, unpatchify
 from lib.models import MAE, build_encoder, pool_tokens, sincos_positions
 from lib.presets import PRESETS, Config, resolve
-from lib.runs import export_encoder
+from lib.runs.export import export_encoder
 
 TWINS = {  # preset -> timm's model of that size, and its published parameter count at 224 px, patch 16, no head
     "cifar10-vit-tiny": ("vit_tiny_patch16_224", 5_524_416),

@@ -16,9 +16,10 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from lib.errors import InputError
-from lib.presets import REPO, read_parameters, resolve
+from lib.presets import REPO, resolve
+from lib.notebook.parameters import read_parameters
 from lib.runs import open_run
-from lib.table1 import PAPER
+from lib.notebook.table1 import PAPER
 
 PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
 SWEEPS = {"04_finetune", "05_tsne", "06_lambda_ablation", "07_training_curve", "08_mask_ratio", "10_table1"}

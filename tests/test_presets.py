@@ -8,7 +8,8 @@ import pytest
 from helpers import small
 
 from lib.errors import InputError
-from lib.presets import PRESETS, Config, read_parameters, resolve
+from lib.presets import PRESETS, Config, resolve
+from lib.notebook.parameters import read_parameters
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 OTHER = {  # a valid value of each field that differs from the digits preset

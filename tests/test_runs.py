@@ -14,7 +14,9 @@ from helpers import environment, small
 from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import resolve
-from lib.runs import load_into, load_state, load_weights, open_run, run_name, save_state, save_weights, write_atomic
+from lib.runs.files import load_into, load_state, load_weights, save_state, save_weights, write_atomic
+from lib.runs import open_run
+from lib.runs.folder import run_name
 
 
 def test_names_say_what_differs_from_the_preset():

@@ -11,11 +11,11 @@ import torch
 import workers
 from helpers import environment, same_tensors, small
 
-from lib import speed
+TODO speed
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import PRESETS, resolve
-from lib.train import Trainer
+from lib.train.loop import Trainer
 
 CPU = torch.device("cpu")
 

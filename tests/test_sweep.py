@@ -8,13 +8,14 @@ import time
 import pytest
 from helpers import environment, few, same_tensors, small, weights
 
-from lib import sweep, table1
+from lib.train import sweep
+from lib.notebook import table1
 from lib.evaluate import evaluate
-from lib.finetune import finetune
-from lib.recipes import recipe_for
+from lib.evaluate.finetuning import finetune
+from lib.evaluate.recipes import recipe_for
 from lib.runs import open_run
-from lib.sweep import train_all
-from lib.table1 import PAPER, finetuned, finished_runs, linear, setting
+from lib.train import train_all
+from lib.notebook.table1 import PAPER, finetuned, finished_runs, linear, setting
 from lib.train import train
 
 
@@ -41,7 +42,7 @@ def test_a_run_of_a_sweep_is_the_run_of_train():
 
 SWEEP = """
 from helpers import small
-from lib.sweep import train_all
+from lib.train import train_all
 train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)])
 """
 

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from lib import theory
+TODO theory
 from lib.errors import InputError
 from lib.losses import uniformity_loss
-from lib.theory import FORMS, Population, bayes_errors, bounds, build_graph, graph_of_views, quantise
+from lib.theory.graph import FORMS, Population, build_graph, graph_of_views, quantise
+from lib.theory.bounds import bayes_errors, bounds
 
 RATIOS = range(7, 0, -1)  # visible patches of 8, in the order of a growing mask ratio
 

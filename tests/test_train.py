@@ -12,16 +12,20 @@ from helpers import at_step, content, elsewhere, few, folder_config, image_folde
 import lib.runs
 import lib.speed
 import lib.train
-from lib import kernels
+from lib.compute import cpu_kernels as kernels
 from lib.data import load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
 from lib.losses import UNIFORMITY_FORMS
-from lib.machine import processor, provenance
+from lib.runs.provenance import processor
+from lib.runs import provenance
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import resolve
-from lib.runs import load_state, load_weights, open_run
-from lib.train import Objective, Trainer, learning_rate, train
+from lib.runs.files import load_state, load_weights
+from lib.runs import open_run
+from lib.train.objective import Objective, learning_rate
+from lib.train.loop import Trainer
+from lib.train import train
 
 STEPS = 3  # an epoch of few(): 200 images, batches of 64
 

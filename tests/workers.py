@@ -11,12 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from lib import parallel
+from lib.distributed import collectives as parallel
 from lib.data import Dataset, Split
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.presets import Config
-from lib.train import Trainer, train
+from lib.train.loop import Trainer
+from lib.train import train
 
 
 def data_of(config: Config, n: int = 80) -> Dataset:

@@ -1,0 +1,78 @@
+"""The machine around a run: device, memory, signals, provenance, and the lines that it prints."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lib.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto": the GPU if there is one, else the CPU. InputError for a device that is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError, ImportError):
+        raise InputError(
+            f"device {name!r} is not available here; use auto, cpu, or a cuda device that exists"
+        ) from None
+
+
+@contextmanager
+def clear_memory_errors() -> Iterator[None]:
+    """Out of memory, on a GPU or not, as one line that says what helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if (
+            not isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            and "can't allocate memory" not in text
+        ):
+            raise
+        detail = (
+            text.split(". ")[0].split("\n")[0]
+            if isinstance(error, torch.OutOfMemoryError)
+            else "CPU"
+        )
+        raise InputError(
+            f"out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower batch_size, or use bf16"
+        ) from None
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware: emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
+    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def settle_precision(precision: str, device: torch.device) -> tuple[str, str]:
+    """(the precision to compute in, a line to print or ""): bf16 becomes fp32 where it is not in hardware."""
+    if precision == "bf16" and not has_bf16(device):
+        return (
+            "fp32",
+            f"precision bf16: this {device.type} has no bfloat16 arithmetic, float32 is used instead",
+        )
+    return precision, ""
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device, without waiting for what the device is doing: a copy from pageable memory would."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))

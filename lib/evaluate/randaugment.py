@@ -1,0 +1,69 @@
+"""RandAugment, Mixup and drop path of timm draw from the global generators: here they are seeded and given back."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor
+
+from lib.compute.generator import stream
+from lib.data.datasets import Dataset
+from lib.data.decoding import Decoder
+from lib.evaluate.recipes import Recipe
+
+
+class Augmented(torch.utils.data.Dataset):
+    """The images of `order`, uint8 (C, H, W), after RandAugment, which (seed, epoch, place in the order) decides."""
+
+    def __init__(self, data: Dataset, order: Tensor, recipe: Recipe, seed: tuple[int, int]) -> None:
+        self.split, self.order, self.seed, self.policy = data.train, order, seed, None
+        cropped = recipe.augment == "resized_crop"
+        self.decoder = Decoder(data.train.paths, data.config.image_size, seed if cropped else None)
+        if recipe.rand_augment:
+            fill = [round(255 * m) for m in data.mean.tolist()]
+            reach = max(
+                1, round(0.45 * data.config.image_size)
+            )  # pixels of the strongest shift, as timm has it
+            hparams = {
+                "img_mean": tuple(fill) if len(fill) == 3 else fill[0],
+                "translate_const": reach,
+            }
+            hparams["magnitude_max"] = (
+                9.99  # at 10 timm asks Pillow to keep 0 bits of a pixel, which it refuses
+            )
+            self.policy = rand_augment_transform(recipe.rand_augment, hparams)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> Tensor:
+        index = int(self.order[place])
+        pixels = self.decoder[index] if self.split.images is None else self.split.images[index]
+        if self.policy is None:
+            return pixels
+        seed_all(*self.seed, place)
+        shown = pixels.permute(1, 2, 0).numpy()
+        image = self.policy(Image.fromarray(shown if shown.shape[-1] == 3 else shown[..., 0]))
+        return torch.from_numpy(np.array(image).reshape(shown.shape)).permute(2, 0, 1)
+
+
+def seed_all(*what: int) -> None:
+    """Seeds the three global generators that timm draws from."""
+    number = stream(0, "finetune", *what).initial_seed()
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
+
+
+@contextmanager
+def kept_randomness() -> Iterator[None]:
+    """The caller's global generators are afterwards as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng():
+        yield
+    np.random.set_state(numpy_state)
+    random.setstate(python_state)

@@ -1,0 +1,139 @@
+"""Run folders: where a run lives, who is working on it, and files that are never seen half-written."""
+
+import hashlib
+import io
+import json
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lib.errors import InputError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes so that `path` holds the old content or the new one, even if the machine stops in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {path} ({error.strerror}); earlier files are intact: free the disk or set UMAE_OUTPUTS to a "
+            "folder that can be written, then run again to resume"
+        ) from None
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise InputError(
+            f"{path} is damaged (no JSON); delete the folder {path.parent.name} to train it again"
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parse(path, path.read_text(errors="replace")) if path.is_file() else {}
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(
+            name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Tensors as safetensors, with their SHA-256 in the header."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_atomic(path, save(tensors, metadata={"sha256": _digest(tensors)}))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises InputError if it is absent, truncated or altered."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+            expected = (file.metadata() or {}).get("sha256")
+    except FileNotFoundError:
+        raise InputError(
+            f"no weights at {path}; train this run, or if it is marked finished delete its folder"
+        ) from None
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again"
+        ) from None
+    if expected != _digest(tensors):
+        raise InputError(
+            f"{path} was altered after it was written (SHA-256 differs); delete it and train again"
+        )
+    return tensors
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Training state: a SHA-256 line, then torch.save of tensors and plain types."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    write_atomic(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The state that `save_state` wrote; nothing in the file can run (weights_only). InputError if it is damaged."""
+    head, _, payload = path.read_bytes().partition(b"\n")
+    if head.decode("ascii", "replace") != hashlib.sha256(payload).hexdigest():
+        raise InputError(
+            f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(io.BytesIO(payload), weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} is not a training state ({type(error).__name__}); delete it to start again"
+        ) from None
+
+
+def load_into(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Loads tensors strictly; InputError naming the first difference if they belong to another architecture."""
+    own = model.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        a, b = own.get(name), tensors.get(name)
+        if a is None or b is None or a.shape != b.shape:
+            found, wanted = (("nothing" if t is None else str(tuple(t.shape))) for t in (b, a))
+            raise InputError(
+                f"{path} is of another architecture: {name} is {found}, expected {wanted}"
+            )
+    model.load_state_dict(tensors)

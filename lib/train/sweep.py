@@ -1,0 +1,38 @@
+"""Many runs: training what is missing, and what their numbers say about a claim."""
+
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+
+from lib.data.datasets import Dataset, load
+from lib.distributed import launch
+from lib.presets import Config
+from lib.runs.folder import Run, open_run
+from lib.train.loop import train
+
+
+def train_all(
+    configs: Sequence[Config], data: Dataset | None = None, processes: int = 1
+) -> list[Run]:
+    """The run of every config, one after another, trained where it is missing; a line each instead of their progress.
+
+    A run is found by its config, so a killed sweep goes on where it stopped: finished runs are found, the interrupted
+    one resumes from its last checkpoint. What a run prints goes to log.txt in its folder.
+    """
+    runs = []
+    for k, config in enumerate(configs, 1):
+        run, begun, text = open_run(config), time.monotonic(), "found"
+        if run.result is None:
+            text = "resumed" if (run.folder / "state.pt").is_file() else "trained"
+            if processes > 1:
+                launch.run(train, processes, config)
+            else:
+                data = replace(data, config=config) if data else load(config)
+                run.folder.mkdir(parents=True, exist_ok=True)
+                with open(run.folder / "log.txt", "a", buffering=1) as log, redirect_stdout(log):
+                    train(config, data)
+            text += f" in {time.monotonic() - begun:.1f} s"
+        print(f"{k:>3}/{len(configs)}  {run.folder.name}: {text}", flush=True)
+        runs.append(run)
+    return runs
