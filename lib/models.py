@@ -10,9 +10,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from lib.masking import Masks, patchify, take, unpatchify
-from lib.presets import Config
+from lib.presets import CHOICES, Config
 
-POOLS = ("token", "avg")  # one feature per image: the class token, or the mean of the patch tokens
+POOLS = CHOICES["pool"]  # a feature of an image: its class token, or the mean of its patch tokens
 
 
 def sincos_positions(dim: int, grid: int) -> Tensor:

@@ -1,20 +1,21 @@
-"""What a run is made of: the Config dataclass, the presets, and the checks that come before anything starts."""
+"""What a run is made of: the Config dataclass, the presets, and the checks before anything starts."""
 
 import dataclasses
 import hashlib
 import json
 import math
+import types
+import typing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lib.errors import InputError, did_you_mean
+from lib.errors import InputError, check_choice, did_you_mean
 from lib.losses import UNIFORMITY_FORMS
 from lib.masking import num_visible
 
 REPO = Path(__file__).resolve().parents[1]
-
-
 CHOICES = {
     "augment": ("none", "flip", "crop", "resized_crop"),
     "normalize": ("dataset", "unit"),
@@ -23,62 +24,71 @@ CHOICES = {
     "precision": ("fp32", "bf16", "fp64"),
     "stream": ("auto", "always", "never"),
 }
-
-
 DATASETS = {"digits": 1, "fashion_mnist": 1, "cifar10": 3, "folder": 3}  # name: channels
 
 
-def _where(default: Any) -> Any:
-    """A field that says where or how to run, not what: it does not enter the run's identity."""
-    return field(default=default, metadata={"where": True})
+def _what(default: Any, text: str) -> Any:
+    """A field that decides the result; `text` is its line of help."""
+    return field(default=default, metadata={"help": text})
+
+
+def _data(default: Any, text: str) -> Any:
+    """A field that chooses the images. The run's identity holds their fingerprint instead."""
+    return field(default=default, metadata={"help": text, "data": True})
+
+
+def _where(default: Any, text: str) -> Any:
+    """A field that says where or how to run, not what: it is no part of the run's identity."""
+    return field(default=default, metadata={"help": text, "where": True})
+
+
+REQUIRED = dataclasses.MISSING
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides a pretraining run. Sources of the defaults are given with each preset."""
+    """Everything that decides a pretraining run, and where and how to run it.
 
-    preset: str
-    data: str  # digits | fashion_mnist | cifar10 | folder:/path
-    image_size: int  # pixels; other sizes are resized to it
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    decoder_dim: int
-    decoder_depth: int
-    decoder_heads: int
-    epochs: int
-    warmup_epochs: float
-    batch_size: int  # images per optimiser step, over all processes
-    base_lr: float  # the peak rate is base_lr * batch_size / 256 (He et al. 2021)
-    classes: tuple[str, ...] = ()  # a subset of the classes; () is all of them
-    augment: str = "none"
-    normalize: str = (
-        "dataset"  # "dataset": mean/std of the training split; "unit": pixels to [-1, 1]
-    )
-    mask_ratio: float = 0.75  # the paper's, Section 5.1; 0 means plain autoencoding of all patches
-    norm_pix_loss: bool = False
-    lam: float = 0.001  # the paper's coefficient of the uniformity term; 0 is MAE
-    uniformity: str = "spectral"
-    pool: str = (
-        "token"  # the feature under the uniformity term: class token or mean of patch tokens
-    )
-    weight_decay: float = 0.05  # Section 5.1
-    accum_steps: int = 1
-    precision: str = "fp32"
-    seed: int = 0
-    eval_every: int = 1  # epochs between measurements on the validation split
-    snapshots: int = 8  # weights kept at this many evenly spaced epochs, for probing along training
-    data_dir: str = _where("")  # where torchvision's files are; "" is the repository's data/
-    download: bool = _where(False)
-    stream: str = _where("auto")  # "auto": stream a folder that does not fit in 4 GiB of pixels
-    workers: int = _where(2)  # decoding processes of a streamed folder
-    device: str = _where("auto")
-    compile: bool = _where(False)
-    shard: bool = _where(
-        False
-    )  # every process keeps a part of the weights (FSDP2); False: all of them (DDP)
-    checkpoint_every: int = _where(1)  # epochs; a signal also saves, at the next step
+    Sources of the defaults are given with each preset.
+    """
+
+    preset: str = _what(REQUIRED, "name of the settings that the other fields change")
+    data: str = _data(REQUIRED, "digits, fashion_mnist, cifar10 or folder:/path")
+    image_size: int = _what(REQUIRED, "pixels of a side; other sizes are resized to it")
+    patch_size: int = _what(REQUIRED, "pixels of a side of a patch")
+    embed_dim: int = _what(REQUIRED, "width of the encoder")
+    depth: int = _what(REQUIRED, "blocks of the encoder")
+    num_heads: int = _what(REQUIRED, "attention heads of the encoder")
+    decoder_dim: int = _what(REQUIRED, "width of the decoder")
+    decoder_depth: int = _what(REQUIRED, "blocks of the decoder")
+    decoder_heads: int = _what(REQUIRED, "attention heads of the decoder")
+    epochs: int = _what(REQUIRED, "passes over the training images")
+    warmup_epochs: float = _what(REQUIRED, "epochs of linear warm-up of the rate")
+    batch_size: int = _what(REQUIRED, "images per optimiser step, over all processes")
+    base_lr: float = _what(REQUIRED, "peak rate per 256 images (He et al. 2021)")
+    classes: tuple[str, ...] = _data((), "a subset of the classes; empty for all")
+    augment: str = _what("none", "of the training images")
+    normalize: str = _what("dataset", "dataset: its mean and deviation; unit: pixels to [-1, 1]")
+    mask_ratio: float = _what(0.75, "share of patches removed, in [0, 1); 0 is plain autoencoding")
+    norm_pix_loss: bool = _what(False, "predict patches normalised one by one")
+    lam: float = _what(0.001, "coefficient of the uniformity term; 0 is MAE")
+    uniformity: str = _what("spectral", "form of the uniformity term")
+    pool: str = _what("token", "feature under the uniformity term: class token or mean of patches")
+    weight_decay: float = _what(0.05, "of AdamW, on matrices (Section 5.1)")
+    accum_steps: int = _what(1, "parts of a batch whose gradients are summed")
+    precision: str = _what("fp32", "of the matrix products")
+    seed: int = _what(0, "of weights, order, masks and crops")
+    eval_every: int = _what(1, "epochs between measurements on the validation part")
+    snapshots: int = _what(8, "weights kept at this many evenly spaced epochs")
+    classes_file: str = _data("", "text file with a class name a line, instead of `classes`")
+    data_dir: str = _where("", "where torchvision's files are; the repository's data/ if empty")
+    download: bool = _where(False, "let torchvision fetch its files")
+    stream: str = _where("auto", "auto: stream a folder of more than 4 GiB of pixels")
+    workers: int = _where(2, "decoding processes of a streamed folder")
+    device: str = _where("auto", "auto, cpu, cuda or cuda:N")
+    compile: bool = _where(False, "torch.compile the blocks")
+    shard: bool = _where(False, "every process keeps a part of the weights (FSDP2), not all (DDP)")
+    checkpoint_every: int = _where(1, "epochs; a signal also saves, at the next step")
 
     @property
     def channels(self) -> int:
@@ -92,24 +102,32 @@ class Config:
     def peak_lr(self) -> float:
         return self.base_lr * self.batch_size / 256
 
+    @property
+    def data_fields(self) -> dict[str, Any]:
+        """The arguments of `lib.data.load` that give this run's images."""
+        names = ("data", "image_size", "classes", "classes_file", "data_dir", "download", "stream")
+        return {name: getattr(self, name) for name in names}
+
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the result; with lam = 0 the form and place of the absent term do not count."""
-        fields = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if not f.metadata.get("where")
-        }
+        """The fields that decide the result, but for the images, which have a fingerprint.
+
+        With lam = 0 the form and place of the absent term do not count.
+        """
+        kinds = field_types()
+        fields = {}
+        for f in dataclasses.fields(self):
+            if not (f.metadata.get("where") or f.metadata.get("data")):
+                value = getattr(self, f.name)
+                fields[f.name] = float(value) if kinds[f.name] is float else value
         if self.lam == 0:
-            fields |= {
-                "lam": 0.0,
-                "uniformity": CHOICES["uniformity"][0],
-                "pool": CHOICES["pool"][0],
-            }
+            absent = {"lam": 0.0, "uniformity": UNIFORMITY_FORMS[0], "pool": CHOICES["pool"][0]}
+            fields |= absent
         return fields
 
-    @property
-    def hash8(self) -> str:
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+    def hash8(self, fingerprint: str) -> str:
+        """Eight hex digits that name this run on the images with this fingerprint."""
+        decides = json.dumps([self.identity(), fingerprint], sort_keys=True)
+        return hashlib.sha256(decides.encode()).hexdigest()[:8]
 
 
 def _preset(
@@ -130,7 +148,7 @@ CPU_STUDY: dict[str, Any] = dict(
 )
 
 
-# CIFAR-10 of Table 1: epochs, batch, weight decay from Section 5.1; the rest as the authors told it (design.md).
+# CIFAR-10 of Table 1: epochs, batch, weight decay from Section 5.1; the rest as the authors told it (docs/results.md).
 PAPER_CIFAR: dict[str, Any] = dict(
     epochs=2000,
     warmup_epochs=200,
@@ -159,49 +177,100 @@ PRESETS: dict[str, Config] = {
         _preset("cifar10-vit-micro", "cifar10", 32, 4, MICRO, (64, 1, 4), **CPU_STUDY),
         _preset("cifar10-vit-tiny", "cifar10", 32, 2, TINY, (192, 4, 3), **PAPER_CIFAR),
         _preset("cifar10-vit-base", "cifar10", 32, 2, BASE, (192, 4, 3), **PAPER_CIFAR),
+        _preset("tiny-imagenet-vit-micro", "folder:", 64, 8, MICRO, (64, 1, 4),
+                **(CPU_STUDY | {"epochs": 40, "warmup_epochs": 4})),
         _preset("imagenet100-vit-base", "folder:", 224, 16, BASE, (512, 8, 16), **PAPER_IMAGENET),
         _preset("imagenet100-vit-large", "folder:", 224, 16, LARGE, (512, 8, 16), **PAPER_IMAGENET),
     )
 }  # fmt: skip
 
 
-def check_type(name: str, value: Any, kinds: str) -> Any:
-    """`value` if it is one of `kinds` ("float", "int | None", "tuple[str, ...]"...), an int widened where a float
-    is due; else InputError."""
-    allowed = {k.split("[")[0].strip() for k in kinds.split("|")}
-    if isinstance(value, list) and "tuple" in allowed:
-        value = tuple(value)
-    kind = "None" if value is None else type(value).__name__
-    if kind == "int" and "float" in allowed and "int" not in allowed:
+@cache
+def field_types() -> dict[str, Any]:
+    """The type of every field of Config."""
+    return typing.get_type_hints(Config)
+
+
+def check_type(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the type `kind`, or InputError in one line.
+
+    `kind` is int, float, bool, str, list, dict, None, a union of such, or list[...], dict[...] or
+    tuple[..., ...] of them; elements are checked and converted like scalars. An int is widened
+    where a float is due, a list becomes a tuple where one is due, and the text of a number becomes
+    the number: YAML reads 1e-2 as text.
+    """
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for option in options:
+        converted = _converted(name, value, option)
+        if converted is not _REFUSED:
+            return converted
+    wanted = " or ".join(sorted(_type_name(option) for option in options))
+    given = "None" if value is None else type(value).__name__
+    raise InputError(f"{name} must be {wanted}, got the {given} {value!r}{_hint(value, options)}")
+
+
+_REFUSED = object()
+
+
+def _type_name(kind: Any) -> str:
+    plain = kind in (None, types.NoneType)
+    return "None" if plain else getattr(kind, "__name__", str(kind)).split(".")[-1]
+
+
+def _hint(value: Any, options: tuple[Any, ...]) -> str:
+    if not isinstance(value, str):
+        return ""
+    if bool in options:
+        return "; with papermill write True or False"
+    if any((typing.get_origin(option) or option) in (list, dict, tuple) for option in options):
+        return "; with papermill give lists and dicts with -y, as in -y 'seeds: [0, 1]'"
+    return ""
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    """`value` as one plain or generic type, or _REFUSED."""
+    origin, elements = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin in (None, types.NoneType):
+        return None if value is None else _REFUSED
+    if origin is float:
+        return _number(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(check_type(f"{name}[{i}]", v, elements[0]) for i, v in enumerate(value))
+    if origin is list and isinstance(value, list | tuple):
+        return [
+            check_type(f"{name}[{i}]", v, elements[0]) if elements else v
+            for i, v in enumerate(value)
+        ]
+    if origin is dict and isinstance(value, dict):
+        return {
+            k: check_type(f"{name}[{k!r}]", v, elements[1]) if elements else v
+            for k, v in value.items()
+        }
+    return value if type(value) is origin else _REFUSED
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return _REFUSED
+    try:
         return float(value)
-    if kind not in allowed:
-        hint = "; with papermill write True or False" if "bool" in allowed else ""
-        raise InputError(
-            f"{name} must be {' or '.join(sorted(allowed))}, got the {kind} {value!r}{hint}"
-        )
-    if "[str" in kinds and (odd := [v for v in value or () if not isinstance(v, str)]):
-        raise InputError(f"{name} must hold str only, got the {type(odd[0]).__name__} {odd[0]!r}")
-    return value
+    except ValueError:
+        return _REFUSED
 
 
 def resolve(preset: str = "digits-vit-nano", /, **overrides: Any) -> Config:
     """The preset's Config with single fields overridden (None keeps the preset's value), checked.
 
-    With other `epochs`, the warm-up keeps its share of them. Raises InputError, one line, for an unknown preset or
-    field, a wrong type or an impossible value.
+    With other `epochs`, the warm-up keeps its share of them. Raises InputError, one line, for an
+    unknown preset or field, a wrong type or an impossible value.
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}: {did_you_mean(str(preset), list(PRESETS))}")
-    kinds = {
-        f.name: str(f.type.__name__ if isinstance(f.type, type) else f.type)
-        for f in dataclasses.fields(Config)
-    }
+    kinds = {name: kind for name, kind in field_types().items() if name != "preset"}
     changes = {}
     for name, value in overrides.items():
-        if name not in kinds or name == "preset":
-            raise InputError(
-                f"unknown parameter {name!r}: {did_you_mean(name, [k for k in kinds if k != 'preset'])}"
-            )
+        if name not in kinds:
+            raise InputError(f"unknown parameter {name!r}: {did_you_mean(name, list(kinds))}")
         if value is not None:
             changes[name] = check_type(name, value, kinds[name])
     if "epochs" in changes and "warmup_epochs" not in changes:
@@ -212,35 +281,53 @@ def resolve(preset: str = "digits-vit-nano", /, **overrides: Any) -> Config:
     return config
 
 
+POSITIVE = (
+    "image_size", "patch_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth",
+    "decoder_heads", "epochs", "batch_size", "accum_steps", "eval_every", "checkpoint_every",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "lam", "base_lr", "weight_decay", "warmup_epochs", "seed", "snapshots", "workers"
+)  # fmt: skip
+
+
 def validate(c: Config) -> None:
     """Raises InputError unless every field of c can be run."""
     for name, choices in CHOICES.items():
-        if (value := getattr(c, name)) not in choices:
-            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        check_choice(name, getattr(c, name), choices)
+    for name in POSITIVE:
+        if getattr(c, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(c, name)}")
+    for name in NOT_NEGATIVE:
+        if not (math.isfinite(getattr(c, name)) and getattr(c, name) >= 0):
+            raise InputError(f"{name} must be finite and at least 0, got {getattr(c, name)}")
+    _validate_data(c)
+    _validate_shapes(c)
+    _validate_budget(c)
+    num_visible(c.num_patches, c.mask_ratio)
+
+
+def _validate_data(c: Config) -> None:
     kind, _, path = c.data.partition(":")
     if kind not in DATASETS or (kind != "folder" and path):
         raise InputError(
-            f"unknown data {c.data!r}: expected digits, fashion_mnist, cifar10 or folder:/path/to/images"
+            f"unknown data {c.data!r}: expected digits, fashion_mnist, cifar10 or "
+            "folder:/path/to/images"
         )
     if kind == "folder" and not path:
         raise InputError(
-            f"preset {c.preset} needs its images: set data to folder:/path, which holds train/ and val/"
+            f"preset {c.preset} needs its images: set data to folder:/path, which holds train/ "
+            "and val/"
         )
-    for name in ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth",
-                 "decoder_heads", "epochs", "batch_size", "accum_steps", "eval_every",
-                 "checkpoint_every"):  # fmt: skip
-        if getattr(c, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(c, name)}")
-    for name in ("lam", "base_lr", "weight_decay", "warmup_epochs", "seed", "snapshots",
-                 "workers"):  # fmt: skip
-        if not (math.isfinite(getattr(c, name)) and getattr(c, name) >= 0):
-            raise InputError(f"{name} must be finite and at least 0, got {getattr(c, name)}")
-    if c.seed >= 2**63:
-        raise InputError(f"seed must be below 2**63, got {c.seed}")
     if len(set(c.classes)) != len(c.classes) or len(c.classes) == 1:
         raise InputError(
-            f"classes must name at least 2 different classes, or none for all, got {list(c.classes)}"
+            "classes must name at least 2 different classes, or none for all, "
+            f"got {list(c.classes)}"
         )
+    if c.classes and c.classes_file:
+        raise InputError("classes and classes_file were both given; give one of them")
+
+
+def _validate_shapes(c: Config) -> None:
     if c.image_size % c.patch_size:
         raise InputError(
             f"patch_size {c.patch_size} does not divide image_size {c.image_size}; choose a divisor"
@@ -248,12 +335,18 @@ def validate(c: Config) -> None:
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
         if getattr(c, dim) % getattr(c, heads) or getattr(c, dim) % 4:
             raise InputError(
-                f"{dim} {getattr(c, dim)} must be a multiple of {heads} {getattr(c, heads)} and of 4 (positions)"
+                f"{dim} {getattr(c, dim)} must be a multiple of {heads} {getattr(c, heads)} "
+                "and of 4 (positions)"
             )
+
+
+def _validate_budget(c: Config) -> None:
+    if c.seed >= 2**63:
+        raise InputError(f"seed must be below 2**63, got {c.seed}")
     if c.batch_size % c.accum_steps or c.batch_size // c.accum_steps < 2:
         raise InputError(
-            f"batch_size {c.batch_size} must be a multiple of accum_steps {c.accum_steps} and leave at least 2 images"
+            f"batch_size {c.batch_size} must be a multiple of accum_steps {c.accum_steps} and "
+            "leave at least 2 images"
         )
     if c.warmup_epochs > c.epochs:
         raise InputError(f"warmup_epochs {c.warmup_epochs} must not exceed epochs {c.epochs}")
-    num_visible(c.num_patches, c.mask_ratio)

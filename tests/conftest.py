@@ -10,7 +10,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits "ignore"
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job inherits "ignore"
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import lib.train
+import lib.train.loop
 from lib.data import Dataset, Split, load
 from lib.presets import REPO, Config, resolve
 from lib.runs import Run
@@ -28,7 +28,7 @@ def small(**fields) -> Config:
 
 def few(config: Config, n: int = 200) -> Dataset:
     """The first n training images of the config's dataset: three steps an epoch at batch size 64."""
-    data = load(config)
+    data = load(**config.data_fields)
     data.train = Split(data.train.labels[:n], data.train.images[:n], [])
     data.test = Split(data.test.labels[:n], data.test.images[:n], [])
     return data
@@ -43,7 +43,9 @@ def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def image_folder(root: Path, classes=("cat", "dog"), per_class=6, size=(20, 16), suffix=".png", seed=0) -> Path:
+def image_folder(
+    root: Path, classes=("cat", "dog"), per_class=6, size=(20, 16), suffix=".png", seed=0
+) -> Path:
     """root/{train,val}/<class>/*: random smooth pictures of `size` (width, height)."""
     rng = np.random.default_rng(seed)
     for split in ("train", "val"):
@@ -51,13 +53,22 @@ def image_folder(root: Path, classes=("cat", "dog"), per_class=6, size=(20, 16),
             (root / split / name).mkdir(parents=True, exist_ok=True)
             for i in range(per_class):
                 coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-                coarse.resize(size, Image.Resampling.BICUBIC).save(root / split / name / f"{i}{suffix}")
+                coarse.resize(size, Image.Resampling.BICUBIC).save(
+                    root / split / name / f"{i}{suffix}"
+                )
     return root
 
 
 def folder_config(root: Path, **fields) -> Config:
     """A small run on an image folder; a batch of 4."""
-    own = {**SMALL, "data": f"folder:{root}", "image_size": 8, "patch_size": 2, "batch_size": 4, "workers": 0}
+    own = {
+        **SMALL,
+        "data": f"folder:{root}",
+        "image_size": 8,
+        "patch_size": 2,
+        "batch_size": 4,
+        "workers": 0,
+    }
     return resolve("digits-vit-nano", **{**own, **fields})
 
 
@@ -70,13 +81,21 @@ def cli_args(**fields) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{REPO}:{REPO / 'tests'}", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{REPO}:{REPO / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+        **more,
+    }
 
 
 def cli(*args: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
     """`python -m lib.train ARGS` as a user runs it."""
     command = [sys.executable, "-m", "lib.train", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment(**env), cwd="/")
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=environment(**env), cwd="/"
+    )
 
 
 def lines(path: Path) -> list[dict]:
@@ -85,7 +104,7 @@ def lines(path: Path) -> list[dict]:
 
 def at_step(monkeypatch, step, action):
     """Calls `action` once, in the middle of optimiser step `step` (0-based); what it returns is the step's rate."""
-    real, pending = lib.train.learning_rate, [step]
+    real, pending = lib.train.loop.learning_rate, [step]
 
     def rate(config, now, steps_per_epoch):
         if pending and now == pending[0]:
@@ -94,7 +113,7 @@ def at_step(monkeypatch, step, action):
                 return own
         return real(config, now, steps_per_epoch)
 
-    monkeypatch.setattr(lib.train, "learning_rate", rate)
+    monkeypatch.setattr(lib.train.loop, "learning_rate", rate)
 
 
 def elsewhere(monkeypatch, tmp_path, name):

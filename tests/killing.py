@@ -68,7 +68,9 @@ def arm(call: int | None, stage: str) -> None:
 
 def child(job: dict, answer: int) -> None:
     os.environ["UMAE_OUTPUTS"] = job["outputs"]
-    tqdm.set_lock(threading.RLock())  # its own is shared by forked processes: one killed while it holds it stops all
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own is shared by forked processes: one killed while it holds it stops all
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     arm(job.get("call"), job.get("stage", ""))
@@ -87,7 +89,9 @@ def child(job: dict, answer: int) -> None:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:  # all that torch imports at its first step is imported once, here
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # all that torch imports at its first step is imported once, here
         os.environ["UMAE_OUTPUTS"] = folder
         with redirect_stdout(io.StringIO()):
             train(small(epochs=1), few(small()))

@@ -12,7 +12,9 @@ VIEWS = 8
 
 def every_split(form: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Value and gradient of the mean over two halves, for all 35 splits of eight views."""
-    x = (torch.randn(VIEWS, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5).requires_grad_()
+    x = (
+        torch.randn(VIEWS, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+    ).requires_grad_()
     values, grads = [], []
     for half in combinations(range(1, VIEWS), VIEWS // 2 - 1):
         ids = torch.tensor([0, *half])
@@ -36,5 +38,7 @@ def test_the_released_form_is_biased_by_its_diagonal():
     values, _ = every_split("released")
     cosines = values[0] * VIEWS**2 - VIEWS  # the sum of cos^2 over different views
     expected = 1 / 4 + cosines / (VIEWS * (VIEWS - 1)) * 3 / 4
-    torch.testing.assert_close(torch.stack(values[1:]).mean(), expected, rtol=1e-4, atol=0)  # LayerNorm's epsilon
+    torch.testing.assert_close(
+        torch.stack(values[1:]).mean(), expected, rtol=1e-4, atol=0
+    )  # LayerNorm's epsilon
     assert torch.stack(values[1:]).mean() > values[0] * 1.1

@@ -4,11 +4,18 @@ import pytest
 import torch
 from torch.func import jacrev
 
-from lib.theory.pseudo_inverse import PseudoInverse, fit_pseudo_inverse, fold_norm, inversion_floor, local_lipschitz, measure_chain
 from lib.errors import InputError
 from lib.masking import Masks, random_masks
 from lib.models import MAE
 from lib.presets import resolve
+from lib.theory.pseudo_inverse import (
+    PseudoInverse,
+    fit_pseudo_inverse,
+    fold_norm,
+    inversion_floor,
+    local_lipschitz,
+    measure_chain,
+)
 
 TINY = resolve(embed_dim=16, num_heads=2, depth=1, decoder_dim=16, decoder_heads=2)
 VISIBLE, PATCHES = 4, 16
@@ -28,7 +35,9 @@ def random_model(seed: int) -> MAE:
 def images() -> torch.Tensor:
     """Low-rank images, so that the removed patches can be learned."""
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(64, 3, generator=generator) @ torch.randn(3, 64, generator=generator)).view(64, 1, 8, 8)
+    return (torch.randn(64, 3, generator=generator) @ torch.randn(3, 64, generator=generator)).view(
+        64, 1, 8, 8
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +48,19 @@ def masks() -> Masks:
 @pytest.fixture(scope="module")
 def fitted(images):
     model = random_model(0)
-    return model, fit_pseudo_inverse(model, images, 0.75, 30), fit_pseudo_inverse(model, images, 0.75, 60, pull=0.3)
+    return (
+        model,
+        fit_pseudo_inverse(model, images, 0.75, 30),
+        fit_pseudo_inverse(model, images, 0.75, 60, pull=0.3),
+    )
 
 
 def test_folding_keeps_predictions_and_gives_constant_norms(images, masks):
     model = random_model(0).eval()
     folded = fold_norm(model)
-    torch.testing.assert_close(folded(images, masks)[1], model(images, masks)[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        folded(images, masks)[1], model(images, masks)[1], rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(folded.encode(images, masks), model.encode(images, masks), atol=0.1)
     norms = folded.encode(images, masks).double().square().sum(-1)
     torch.testing.assert_close(norms, torch.full_like(norms, 16.0), rtol=1e-3, atol=0)
@@ -59,7 +74,9 @@ def test_chain_holds_for_any_networks(seed, images, masks):
     model = random_model(seed)
     chain = measure_chain(model, PseudoInverse(model).eval(), images, masks)
     for name, (lhs, rhs) in chain.sides().items():
-        assert lhs <= rhs * (1 + 1e-5) + (1e-3 * chain.radius_sq if name.startswith("(ii)") else 0), name
+        assert lhs <= rhs * (1 + 1e-5) + (
+            1e-3 * chain.radius_sq if name.startswith("(ii)") else 0
+        ), name
     assert chain.aligned == pytest.approx(2 * chain.radius_sq - 2 * chain.inner, rel=1e-3)
     assert chain.radius_sq == (1 + VISIBLE) * 16
 
@@ -75,15 +92,29 @@ def test_chain_is_what_its_docstring_says(fitted, images, masks):
             norm = model.encoder.norm
             x2, f = model.targets(x, m), (model.encode(x, m) - norm.bias) / norm.weight
             f_g = inverse(x2, m)
-            g_f, g_fg = model.decode(model.encode(x, m), m), model.decode(f_g * norm.weight + norm.bias, m)
-            values = [((a - b) ** 2).sum() for a, b in ((g_f, x2), (g_fg, x2), (g_f, g_fg), (f, f_g))]
+            g_f, g_fg = (
+                model.decode(model.encode(x, m), m),
+                model.decode(f_g * norm.weight + norm.bias, m),
+            )
+            values = [
+                ((a - b) ** 2).sum() for a, b in ((g_f, x2), (g_fg, x2), (g_f, g_fg), (f, f_g))
+            ]
             rows.append(torch.stack([*values, (f * f_g).sum(), values[2] / values[3]]))
     table = torch.stack(rows).double()
-    found = (chain.reconstruction, chain.eps, chain.decoded, chain.aligned, chain.inner, chain.ratio_mean)
+    found = (
+        chain.reconstruction,
+        chain.eps,
+        chain.decoded,
+        chain.aligned,
+        chain.inner,
+        chain.ratio_mean,
+    )
     torch.testing.assert_close(torch.tensor(found).double(), table.mean(0), rtol=1e-3, atol=1e-3)
     extremes = (table[:, 1].max(), table[:, 5].min(), table[:, 5].max(), (table[:, 4] ** 2).mean())
     found = (chain.eps_max, chain.ratio_min, chain.ratio_max, chain.inner_sq)
-    torch.testing.assert_close(torch.tensor(found).double(), torch.stack(extremes), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        torch.tensor(found).double(), torch.stack(extremes), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_squared_form_needs_nonnegative_cosines(fitted, images, masks):
@@ -95,7 +126,10 @@ def test_squared_form_needs_nonnegative_cosines(fitted, images, masks):
     opposite = lambda x2, m: -blind(x2, m)  # noqa: E731
     turned = measure_chain(model, lambda x2, m: -pulled(x2, m), images, masks)
     assert turned.cos_min < 0 and not any("(iii)" in name for name in turned.sides())
-    assert all(lhs <= rhs * (1 + 1e-5) for lhs, rhs in measure_chain(model, opposite, images, masks).sides().values())
+    assert all(
+        lhs <= rhs * (1 + 1e-5)
+        for lhs, rhs in measure_chain(model, opposite, images, masks).sides().values()
+    )
 
 
 def test_fitting_lowers_the_inversion_error_and_pulling_aligns(fitted, images, masks):
@@ -125,7 +159,9 @@ def test_local_lipschitz_is_the_largest_singular_value_squared(images):
         one = Masks(*(part[i : i + 1] for part in m))
         z = folded.encode(images[i : i + 1], one)
         jacobian = jacrev(lambda t, one=one: folded.decode(t, one).flatten())(z).flatten(1)
-        assert found[i].item() == pytest.approx(torch.linalg.matrix_norm(jacobian, 2).item() ** 2, rel=1e-2)
+        assert found[i].item() == pytest.approx(
+            torch.linalg.matrix_norm(jacobian, 2).item() ** 2, rel=1e-2
+        )
 
 
 def test_mask_ratio_zero_is_refused(images):

@@ -10,7 +10,9 @@ from lib.data.augmentation import augment, crop_boxes
 
 def batch(b=6, c=2, size=8, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (b, c, size, size), generator=g, dtype=torch.uint8), torch.rand(b, 4, generator=g)
+    return torch.randint(0, 256, (b, c, size, size), generator=g, dtype=torch.uint8), torch.rand(
+        b, 4, generator=g
+    )
 
 
 def slow_flip(image):
@@ -51,7 +53,9 @@ def slow_resized_crop(image, flip, box):
             for j in range(-1, 3):
                 for i in range(-1, 3):
                     weight = cubic(x - (x0 + i)) * cubic(y - (y0 + j))
-                    out[:, row, column] += weight * image[:, reflect(y0 + j), reflect(x0 + i)].double()
+                    out[:, row, column] += (
+                        weight * image[:, reflect(y0 + j), reflect(x0 + i)].double()
+                    )
     return out.clamp(0, 255)
 
 
@@ -62,7 +66,9 @@ def test_none_changes_nothing():
 
 def test_flip_equals_one_image_at_a_time():
     images, noise = batch(40)
-    expected = torch.stack([slow_flip(x) if n[0] < 0.5 else x for x, n in zip(images, noise, strict=True)])
+    expected = torch.stack(
+        [slow_flip(x) if n[0] < 0.5 else x for x, n in zip(images, noise, strict=True)]
+    )
     assert torch.equal(augment(images, "flip", noise), expected)
     assert 0 < int((noise[:, 0] < 0.5).sum()) < 40
 
@@ -100,12 +106,21 @@ def test_resized_crop_equals_one_pixel_at_a_time():
 
 
 def test_crop_boxes_lie_in_the_image_with_the_areas_and_ratios_of_mae():
-    left, top, width, height = crop_boxes(torch.rand(5000, 4, generator=torch.Generator().manual_seed(0))).unbind(1)
+    left, top, width, height = crop_boxes(
+        torch.rand(5000, 4, generator=torch.Generator().manual_seed(0))
+    ).unbind(1)
     assert (
-        (left >= 0).all() and (top >= 0).all() and (left + width <= 1 + 1e-6).all() and (top + height <= 1 + 1e-6).all()
+        (left >= 0).all()
+        and (top >= 0).all()
+        and (left + width <= 1 + 1e-6).all()
+        and (top + height <= 1 + 1e-6).all()
     )
     area, ratio = width * height, width / height
-    assert area.min() > 0.19 and area.max() <= 1 + 1e-6 and area.mean().item() == pytest.approx(0.58, abs=0.03)
+    assert (
+        area.min() > 0.19
+        and area.max() <= 1 + 1e-6
+        and area.mean().item() == pytest.approx(0.58, abs=0.03)
+    )
     assert ratio.min() >= 3 / 4 - 1e-5 and ratio.max() <= 4 / 3 + 1e-5
 
 
@@ -114,5 +129,7 @@ def test_an_image_depends_on_its_own_noise_alone(kind):
     images, noise = batch()
     whole = augment(images, kind, noise)
     assert whole.dtype == torch.uint8 and whole.shape == images.shape
-    assert torch.equal(whole, torch.cat([augment(images[i : i + 1], kind, noise[i : i + 1]) for i in range(6)]))
+    assert torch.equal(
+        whole, torch.cat([augment(images[i : i + 1], kind, noise[i : i + 1]) for i in range(6)])
+    )
     assert torch.equal(whole, augment(images, kind, noise))

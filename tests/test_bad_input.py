@@ -22,13 +22,13 @@ from test_data import fashion_files, write_idx
 
 import lib.data
 import lib.train
-from lib.train.arguments import FIELDS, main
 from lib.errors import InputError, Interrupted
 from lib.evaluate import evaluate
 from lib.notebook.parameters import read_parameters
 from lib.presets import resolve
-from lib.runs.files import load_state, save_state
 from lib.runs import open_run
+from lib.runs.files import load_state, save_state
+from lib.train.arguments import FIELDS, main
 
 
 def tree(folder) -> dict[str, bytes]:
@@ -54,7 +54,9 @@ def refused(monkeypatch, capfd, outputs):
         assert ended.value.code == 2
         assert tree(outputs) == before
         out, err = capfd.readouterr()
-        assert out == "" and err.endswith("\n") and err.count("\n") == 1 and err.startswith("error: ")
+        assert (
+            out == "" and err.endswith("\n") and err.count("\n") == 1 and err.startswith("error: ")
+        )
         return err[len("error: ") : -1]
 
     return run
@@ -86,7 +88,10 @@ PARAMETERS = [
     (["--mask-ratio", "1.5"], "mask_ratio must be in [0, 1), got 1.5; the paper uses 0.75"),
     (["--mask-ratio", "-0.5"], "mask_ratio must be in [0, 1), got -0.5; the paper uses 0.75"),
     (["--mask-ratio", "nan"], "mask_ratio must be in [0, 1), got nan; the paper uses 0.75"),
-    (["--mask-ratio", "0.97"], "mask_ratio 0.97 leaves none of 16 patches visible; use at most 0.9375"),
+    (
+        ["--mask-ratio", "0.97"],
+        "mask_ratio 0.97 leaves none of 16 patches visible; use at most 0.9375",
+    ),
     (["--patch-size", "3"], "patch_size 3 does not divide image_size 8; choose a divisor"),
     (["--patch-size", "0"], "patch_size must be at least 1, got 0"),
     (["--num-heads", "3"], HEADS.format("embed_dim 16", "num_heads 3")),
@@ -96,12 +101,24 @@ PARAMETERS = [
     (["--epochs", "-3"], "epochs must be at least 1, got -3"),
     (["--warmup-epochs", "3"], "warmup_epochs 3.0 must not exceed epochs 2"),
     (["--batch-size", "5000"], "batch_size 5000 exceeds the 1437 training images; lower it"),
-    (["--batch-size", "1"], "batch_size 1 must be a multiple of accum_steps 1 and leave at least 2 images"),
-    (["--accum-steps", "3"], "batch_size 64 must be a multiple of accum_steps 3 and leave at least 2 images"),
-    (["--preset", "digits-vit-nan"], "unknown preset 'digits-vit-nan': did you mean 'digits-vit-nano'?"),
+    (
+        ["--batch-size", "1"],
+        "batch_size 1 must be a multiple of accum_steps 1 and leave at least 2 images",
+    ),
+    (
+        ["--accum-steps", "3"],
+        "batch_size 64 must be a multiple of accum_steps 3 and leave at least 2 images",
+    ),
+    (
+        ["--preset", "digits-vit-nan"],
+        "unknown preset 'digits-vit-nan': did you mean 'digits-vit-nano'?",
+    ),
     (["--preset", "zzz"], f"unknown preset 'zzz': known: {PRESETS}"),
     (["--preset", "../../etc"], f"unknown preset '../../etc': known: {PRESETS}"),
-    (["--data", "mnist"], "unknown data 'mnist': expected digits, fashion_mnist, cifar10 or folder:/path/to/images"),
+    (
+        ["--data", "mnist"],
+        "unknown data 'mnist': expected digits, fashion_mnist, cifar10 or folder:/path/to/images",
+    ),
     (
         ["--data", "digits:/x"],
         "unknown data 'digits:/x': expected digits, fashion_mnist, cifar10 or folder:/path/to/images",
@@ -110,7 +127,10 @@ PARAMETERS = [
         ["--data", "folder:"],
         "preset digits-vit-nano needs its images: set data to folder:/path, which holds train/ and val/",
     ),
-    (["--uniformity", "entropy"], "uniformity must be one of spectral, released, euclidean, got 'entropy'"),
+    (
+        ["--uniformity", "entropy"],
+        "uniformity must be one of spectral, released, euclidean, got 'entropy'",
+    ),
     (["--pool", "max"], "pool must be one of token, avg, got 'max'"),
     (["--precision", "fp8"], "precision must be one of fp32, bf16, fp64, got 'fp8'"),
     (["--augment", "mixup"], "augment must be one of none, flip, crop, resized_crop, got 'mixup'"),
@@ -120,14 +140,25 @@ PARAMETERS = [
     (["--seed", "-1"], "seed must be finite and at least 0, got -1"),
     (["--seed", str(2**63)], f"seed must be below 2**63, got {2**63}"),
     (["--workers", "-1"], "workers must be finite and at least 0, got -1"),
-    (["--classes", "3"], "classes must name at least 2 different classes, or none for all, got ['3']"),
-    (["--classes", "3,3"], "classes must name at least 2 different classes, or none for all, got ['3', '3']"),
+    (
+        ["--classes", "3"],
+        "classes must name at least 2 different classes, or none for all, got ['3']",
+    ),
+    (
+        ["--classes", "3,3"],
+        "classes must name at least 2 different classes, or none for all, got ['3', '3']",
+    ),
     (["--classes", "3,11"], "digits has no class '11'; its classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
-    (["--classes", "0,1,2,3,4,5,6,7,8,x"], "digits has no class 'x'; its classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+    (
+        ["--classes", "0,1,2,3,4,5,6,7,8,x"],
+        "digits has no class 'x'; its classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+    ),
 ]
 
 
-@pytest.mark.parametrize("argv,line", PARAMETERS, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    "argv,line", PARAMETERS, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else ""
+)
 def test_parameters(refused, argv, line):
     assert refused(*cli_args(), *argv) == line
 
@@ -138,20 +169,28 @@ def test_a_gpu_asked_for_where_there_is_none(refused):
 
 
 API = [
-    ({"norm_pix_loss": "true"}, "norm_pix_loss must be bool, got the str 'true'; with papermill write True or False"),
+    (
+        {"norm_pix_loss": "true"},
+        "norm_pix_loss must be bool, got the str 'true'; with papermill write True or False",
+    ),
     ({"lam": "0.1"}, "lam must be float, got the str '0.1'"),
     ({"lam": True}, "lam must be float, got the bool True"),
     ({"epochs": 3.0}, "epochs must be int, got the float 3.0"),
     ({"epochs": True}, "epochs must be int, got the bool True"),
     ({"lamda": 0.1}, "unknown parameter 'lamda': did you mean 'lam'?"),
-    ({"preset": "x"}, "unknown parameter 'preset': known: " + ", ".join(n for n in FIELDS if n != "preset")),
+    (
+        {"preset": "x"},
+        "unknown parameter 'preset': known: " + ", ".join(n for n in FIELDS if n != "preset"),
+    ),
     ({"classes": "37"}, "classes must be tuple, got the str '37'"),
     ({"classes": (3, 7)}, "classes must hold str only, got the int 3"),
     ({"seed": [0, 1]}, "seed must be int, got the list [0, 1]"),
 ]
 
 
-@pytest.mark.parametrize("fields,line", API, ids=lambda v: str(v)[:40] if isinstance(v, dict) else "")
+@pytest.mark.parametrize(
+    "fields,line", API, ids=lambda v: str(v)[:40] if isinstance(v, dict) else ""
+)
 def test_parameters_of_a_notebook(fields, line):
     with pytest.raises(InputError) as caught:
         resolve("digits-vit-nano", **fields)
@@ -190,11 +229,16 @@ def png_header(path, width, height):
     """A PNG that claims a size and holds a few bytes: a decompression bomb."""
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"0"))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -250,7 +294,11 @@ FOLDERS = [
         lambda r: [p.unlink() for p in (r / "val" / "cat").iterdir()],
         "class folder {root}/val/cat holds no image; add images or remove it",
     ),
-    ("one class", lambda r: _only(r, "cat"), "{root}/train holds 1 class folders; expected at least 2"),
+    (
+        "one class",
+        lambda r: _only(r, "cat"),
+        "{root}/train holds 1 class folders; expected at least 2",
+    ),
     ("no class", lambda r: _only(r, ""), "{root}/train holds 0 class folders; expected at least 2"),
     (
         "class of val that train lacks",
@@ -267,7 +315,11 @@ FOLDERS = [
         lambda r: (shutil.rmtree(r / "train" / "dog"), (r / "train" / "dog").symlink_to("dog")),
         "{root}/train/dog is a link that leads nowhere; repair or remove it",
     ),
-    ("truncated JPEG", lambda r: _cut(r / "train/cat/3.jpg"), UNREADABLE.replace("{error}", "OSError")),
+    (
+        "truncated JPEG",
+        lambda r: _cut(r / "train/cat/3.jpg"),
+        UNREADABLE.replace("{error}", "OSError"),
+    ),
     (
         "corrupt JPEG",
         lambda r: (r / "train/cat/3.jpg").write_bytes(os.urandom(500)),
@@ -275,7 +327,9 @@ FOLDERS = [
     ),
     (
         "text named .jpg",
-        lambda r: (r / "train/cat/3.jpg").write_text("not an image, but long enough to be one\n" * 20),
+        lambda r: (r / "train/cat/3.jpg").write_text(
+            "not an image, but long enough to be one\n" * 20
+        ),
         UNREADABLE.replace("{error}", "UnidentifiedImageError"),
     ),
     (
@@ -288,7 +342,11 @@ FOLDERS = [
         lambda r: ((r / "train/cat/3.jpg").unlink(), (r / "train/cat/3.jpg").mkdir()),
         UNREADABLE.replace("{error}", "IsADirectoryError"),
     ),
-    ("symlink loop", lambda r: _link(r / "train/cat/3.jpg", "3.jpg"), UNREADABLE.replace("{error}", "OSError")),
+    (
+        "symlink loop",
+        lambda r: _link(r / "train/cat/3.jpg", "3.jpg"),
+        UNREADABLE.replace("{error}", "OSError"),
+    ),
     (
         "dangling symlink",
         lambda r: _link(r / "train/cat/3.jpg", "/nowhere"),
@@ -318,7 +376,9 @@ FOLDERS = [
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])
-@pytest.mark.parametrize("damage,line", [row[1:] for row in FOLDERS], ids=[row[0] for row in FOLDERS])
+@pytest.mark.parametrize(
+    "damage,line", [row[1:] for row in FOLDERS], ids=[row[0] for row in FOLDERS]
+)
 def test_folders(refused, tmp_path, damage, line, stream):
     root = image_folder(tmp_path / "images", suffix=".jpg", size=(64, 64))
     damage(root)
@@ -334,12 +394,17 @@ def test_names_that_are_not_utf8(refused, tmp_path, stream, monkeypatch, outputs
         os.rename(root / split / "cat", root / split / odd)
         os.rename(root / split / odd / "3.png", root / split / odd / os.fsdecode(b"\xe9.png"))
     data = lib.data.load(folder_config(root, stream=stream))
-    assert len(data.train) == 12 and "\\xff" in data.class_names[0] and data.class_names[0].isprintable()
+    assert (
+        len(data.train) == 12
+        and "\\xff" in data.class_names[0]
+        and data.class_names[0].isprintable()
+    )
     (root / "train" / odd / os.fsdecode(b"\xe9.png")).write_text("x")
     line = refused(*cli_args(data=f"folder:{root}", batch_size=4, stream=stream, workers=0))
     shown = r"b\xff\n\x1b[31md"
     assert (
-        line == f"cannot read the image {root}/train/{shown}/\\xe9.png (UnidentifiedImageError); replace or remove it"
+        line
+        == f"cannot read the image {root}/train/{shown}/\\xe9.png (UnidentifiedImageError); replace or remove it"
     )
 
 
@@ -351,7 +416,9 @@ def test_an_image_that_breaks_while_it_streams_is_named_by_its_worker(tmp_path):
         (root / "train/cat/3.jpg").write_text("gone")
         with pytest.raises(InputError) as caught:
             list(data.batches(data.train, [torch.arange(12)]))
-        assert str(caught.value) == UNREADABLE.format(image=root / "train/cat/3.jpg", error="UnidentifiedImageError")
+        assert str(caught.value) == UNREADABLE.format(
+            image=root / "train/cat/3.jpg", error="UnidentifiedImageError"
+        )
         shutil.copy(root / "train/cat/2.jpg", root / "train/cat/3.jpg")
 
 
@@ -359,7 +426,9 @@ ODD_BUT_FINE = {  # these are no errors: they are converted (test_data.py checks
     "CMYK": lambda image, path: image.convert("CMYK").save(path, "JPEG"),
     "palette": lambda image, path: image.convert("P").save(path, "PNG"),
     "alpha": lambda image, path: image.convert("RGBA").save(path, "PNG"),
-    "animated": lambda image, path: image.save(path, "GIF", save_all=True, append_images=[image.rotate(90)]),
+    "animated": lambda image, path: image.save(
+        path, "GIF", save_all=True, append_images=[image.rotate(90)]
+    ),
     "grey": lambda image, path: image.convert("L").save(path, "JPEG"),
 }
 
@@ -397,7 +466,9 @@ IDX = [
     ),
     (
         "short header",
-        lambda raw: (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03abc")),
+        lambda raw: (raw / "train-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(b"\0\0\x08\x03abc")
+        ),
         "cannot read the IDX file {images} (ValueError); fetch it again",
     ),
     (
@@ -417,7 +488,9 @@ IDX = [
 def test_idx_files(refused, tmp_path, damage, line):
     raw = fashion_files(tmp_path) / "FashionMNIST" / "raw"
     damage(raw)
-    args = cli_args(data="fashion_mnist", image_size=28, patch_size=4, data_dir=tmp_path, batch_size=8)
+    args = cli_args(
+        data="fashion_mnist", image_size=28, patch_size=4, data_dir=tmp_path, batch_size=8
+    )
     assert refused(*args) == line.format(raw=raw, images=raw / "train-images-idx3-ubyte.gz")
 
 
@@ -428,11 +501,15 @@ def test_datasets_that_are_not_here(refused, tmp_path, monkeypatch):
         f"Fashion-MNIST is neither under {tmp_path}/FashionMNIST/raw nor {tmp_path}/debian; set download=True, or "
         "apt-get install dataset-fashion-mnist"
     )
-    line = f"CIFAR-10 is not under {tmp_path}; set download=True once, or data=folder:/path/to/cifar10"
+    line = (
+        f"CIFAR-10 is not under {tmp_path}; set download=True once, or data=folder:/path/to/cifar10"
+    )
     assert refused(*cli_args(data="cifar10", image_size=32, **fields)) == line
     (tmp_path / "cifar-10-batches-py").mkdir()
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
-        (tmp_path / "cifar-10-batches-py" / name).write_bytes(PICKLE_BOMB)  # refused by its digest, never unpickled
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(
+            PICKLE_BOMB
+        )  # refused by its digest, never unpickled
     assert refused(*cli_args(data="cifar10", image_size=32, **fields)) == line
     assert not BOMB_MARK.exists()
 
@@ -440,11 +517,17 @@ def test_datasets_that_are_not_here(refused, tmp_path, monkeypatch):
 def test_downloads_that_fail(refused, monkeypatch):
     """Into a folder that nobody can write; no byte leaves the machine."""
     for data, name, size in (("fashion_mnist", "Fashion-MNIST", 28), ("cifar10", "CIFAR-10", 32)):
-        line = refused(*cli_args(data=data, image_size=size, patch_size=4, data_dir="/proc/nowhere", download=True))
+        line = refused(
+            *cli_args(
+                data=data, image_size=size, patch_size=4, data_dir="/proc/nowhere", download=True
+            )
+        )
         assert line.startswith(
             f"cannot download {name} to /proc/nowhere ([Errno 2] No such file or directory: '/proc/nowhere"
         )
-        assert line.endswith("); check the network, or set data_dir to a folder that can be written")
+        assert line.endswith(
+            "); check the network, or set data_dir to a folder that can be written"
+        )
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -500,10 +583,14 @@ def _narrower(state):
 
 
 def _renamed(state):
-    state["objective"]["mae.encoder.normal.weight"] = state["objective"].pop("mae.encoder.norm.weight")
+    state["objective"]["mae.encoder.normal.weight"] = state["objective"].pop(
+        "mae.encoder.norm.weight"
+    )
 
 
-ALTERED = "{state} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
+ALTERED = (
+    "{state} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
+)
 NO_STATE = "{state} is not a training state ({error}); delete it to start again"
 CHECKPOINTS = [
     ("truncated", lambda p: _cut(p), ALTERED),
@@ -511,13 +598,21 @@ CHECKPOINTS = [
     ("flipped bit", lambda p: _flip(p, 0.7), ALTERED),
     ("flipped bit of the digest", lambda p: _flip(p, 0), ALTERED),
     ("pickle with code in it", lambda p: p.write_bytes(PICKLE_BOMB), ALTERED),
-    ("the same with a digest", lambda p: _with_digest(p, PICKLE_BOMB), NO_STATE.replace("{error}", "UnpicklingError")),
+    (
+        "the same with a digest",
+        lambda p: _with_digest(p, PICKLE_BOMB),
+        NO_STATE.replace("{error}", "UnpicklingError"),
+    ),
     (
         "torch file with code in it",
         lambda p: _with_digest(p, _zip_bomb()),
         NO_STATE.replace("{error}", "UnpicklingError"),
     ),
-    ("no state at all", lambda p: _with_digest(p, b"hello"), NO_STATE.replace("{error}", "KeyError")),
+    (
+        "no state at all",
+        lambda p: _with_digest(p, b"hello"),
+        NO_STATE.replace("{error}", "KeyError"),
+    ),
     (
         "missing key",
         lambda p: _change(p, lambda s: s.pop("optimizer")),
@@ -565,7 +660,9 @@ CHECKPOINTS = [
 ]
 
 
-@pytest.mark.parametrize("damage,line", [row[1:] for row in CHECKPOINTS], ids=[row[0] for row in CHECKPOINTS])
+@pytest.mark.parametrize(
+    "damage,line", [row[1:] for row in CHECKPOINTS], ids=[row[0] for row in CHECKPOINTS]
+)
 def test_checkpoints(refused, interrupted, outputs, damage, line):
     shutil.copytree(interrupted, outputs)
     folder = open_run(small()).folder
@@ -602,7 +699,9 @@ WEIGHTS = [
 ]
 
 
-@pytest.mark.parametrize("damage,line", [row[1:] for row in WEIGHTS], ids=[row[0] for row in WEIGHTS])
+@pytest.mark.parametrize(
+    "damage,line", [row[1:] for row in WEIGHTS], ids=[row[0] for row in WEIGHTS]
+)
 def test_weights(damage, line):
     run = lib.train.train(small(epochs=1), few(small()))
     path = run.folder / "model.safetensors"
@@ -619,9 +718,15 @@ def test_weights(damage, line):
 def test_an_output_folder_that_cannot_be_made(refused, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     name = open_run(small()).folder.name
-    for root, reason in ((tmp_path / "file", "Not a directory"), ("/proc/nowhere", "No such file or directory")):
+    for root, reason in (
+        (tmp_path / "file", "Not a directory"),
+        ("/proc/nowhere", "No such file or directory"),
+    ):
         monkeypatch.setenv("UMAE_OUTPUTS", str(root))
-        assert refused(*cli_args()) == f"cannot write {root}/runs/{name} ({reason}); set UMAE_OUTPUTS to another folder"
+        assert (
+            refused(*cli_args())
+            == f"cannot write {root}/runs/{name} ({reason}); set UMAE_OUTPUTS to another folder"
+        )
 
 
 @pytest.mark.parametrize(
@@ -634,7 +739,9 @@ def test_an_output_folder_that_cannot_be_made(refused, monkeypatch, tmp_path):
             "CUDA out of memory",
         ),
         (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"
+            ),
             "CPU",
         ),
         (MemoryError(), "CPU"),
@@ -655,4 +762,7 @@ def test_out_of_memory(monkeypatch, capfd, error, detail):
 
 
 def test_the_table_has_more_than_40_rows():
-    assert len(PARAMETERS) + len(API) + len(FOLDERS) + len(IDX) + len(CHECKPOINTS) + len(WEIGHTS) >= 100
+    assert (
+        len(PARAMETERS) + len(API) + len(FOLDERS) + len(IDX) + len(CHECKPOINTS) + len(WEIGHTS)
+        >= 100
+    )

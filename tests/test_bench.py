@@ -9,14 +9,14 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers import small
+from lib.compute.threads import PATIENT, YIELDING, busy_cores, spin_count
 
 from benchmarks import __main__ as bench
+from benchmarks.paired import Side, children_memory, compare
+from benchmarks.plain import PlainImages, pairwise, plain_loss
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.masking import masks_from_noise, num_visible
-from benchmarks.paired import Side, children_memory, compare
-from benchmarks.plain import PlainImages, pairwise, plain_loss
-from lib.compute.threads import PATIENT, YIELDING, busy_cores, spin_count
 from lib.train.objective import Objective
 
 
@@ -28,9 +28,13 @@ def test_the_plain_reference_is_the_same_loss(monkeypatch):
     masks = masks_from_noise(noise, num_visible(config.num_patches, config.mask_ratio))
     _, terms = objective(images, masks, torch.zeros(6, dtype=torch.long))
     monkeypatch.setattr(torch, "rand", lambda *_: noise)
-    torch.testing.assert_close(plain_loss(objective.mae, images, config), terms[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        plain_loss(objective.mae, images, config), terms[0], rtol=1e-5, atol=1e-6
+    )
     features = torch.nn.functional.layer_norm(torch.randn(20, 8), (8,))
-    torch.testing.assert_close(pairwise(features), uniformity_loss(features, "released"), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        pairwise(features), uniformity_loss(features, "released"), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_plain_images_are_transformed_one_by_one():
@@ -44,13 +48,21 @@ def test_two_sides_are_timed_in_turn():
     plain = Side("digits-vit-nano", {**fields, "batch_size": 16}, plain=True)
     result = compare(plain, Side("digits-vit-nano", fields), rounds=2, steps=2)
     for side, batch in (("a", 16), ("b", 64)):  # images, not steps, are counted
-        assert batch / 2 < result[side]["images_per_s"] * sum(result[side]["ms"].values()) / 1e3 < batch * 2
+        assert (
+            batch / 2
+            < result[side]["images_per_s"] * sum(result[side]["ms"].values()) / 1e3
+            < batch * 2
+        )
     speeds = result["b"]["images_per_s"] / result["a"]["images_per_s"]
     assert result["ratio"][0] / 2 < speeds < result["ratio"][-1] * 2
     assert len(result["ratio"]) == 2 and result["ratio"][0] > 0
     assert result["own_memory_ratio"] > 0 and result["b"]["own_memory"] < result["b"]["memory"]
     for side in ("a", "b"):
-        assert result[side]["images_per_s"] > 0 and result[side]["memory"] > 1e8 and result[side]["gemm"] > 1e8
+        assert (
+            result[side]["images_per_s"] > 0
+            and result[side]["memory"] > 1e8
+            and result[side]["gemm"] > 1e8
+        )
         assert set(result[side]["ms"]) == {"data", "forward", "backward", "optimizer"}
     line = bench.row("name", result, Side("digits-vit-nano", fields))
     assert 0 < line["of GEMM peak"] < 1 and line["images/s"] > 0
@@ -59,7 +71,9 @@ def test_two_sides_are_timed_in_turn():
 def test_memory_of_child_processes_counts_what_they_do_not_share():
     before = children_memory()
     grow = "import sys; x = b'1' * 50 * 2**20; print(); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", grow], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", grow], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdin and child.stdout
         child.stdout.readline()
         grown = children_memory() - before
@@ -71,13 +85,19 @@ def test_a_spin_count_that_is_set_is_kept_and_children_inherit_it():
     program = "import os, lib; print(os.environ['GOMP_SPINCOUNT'])"
     own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
     for given, wanted in ((own, {PATIENT, YIELDING}), ({**own, "GOMP_SPINCOUNT": "7"}, {"7"})):
-        assert subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip() in wanted
+        assert (
+            subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip()
+            in wanted
+        )
 
 
 def test_nothing_is_set_once_torch_has_read_it():
     program = "import os, torch, lib; print('GOMP_SPINCOUNT' in os.environ)"
     own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    assert subprocess.check_output([sys.executable, "-c", program], env=own, text=True).strip() == "False"
+    assert (
+        subprocess.check_output([sys.executable, "-c", program], env=own, text=True).strip()
+        == "False"
+    )
 
 
 def test_threads_wait_awake_only_on_an_idle_machine(tmp_path):
@@ -95,9 +115,14 @@ def test_threads_wait_awake_only_on_an_idle_machine(tmp_path):
 
 
 def test_tables_and_file(monkeypatch, outputs, capsys):
-    monkeypatch.setattr(bench, "steps", lambda rounds: [{"": "a", "ratio": 1.25}, {"": "longer", "ratio": 2.0}])
+    monkeypatch.setattr(
+        bench, "steps", lambda rounds: [{"": "a", "ratio": 1.25}, {"": "longer", "ratio": 2.0}]
+    )
     bench.main(["steps", "--rounds", "1"])
-    assert json.loads((outputs / "bench.json").read_text())["steps"][1] == {"": "longer", "ratio": 2.0}
+    assert json.loads((outputs / "bench.json").read_text())["steps"][1] == {
+        "": "longer",
+        "ratio": 2.0,
+    }
     assert "  longer  2\n" in capsys.readouterr().out
     with pytest.raises(InputError, match="unknown part 'step'"):
         bench.main(["step"])

@@ -7,15 +7,17 @@ from test_models import images_for, seeded
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 
-from lib.models import SparseBlock
-from lib.masking import random_masks, take
 from benchmarks.plain import dense_forward
+from lib.masking import random_masks, take
+from lib.models import SparseBlock
 
 
 def pair(fused: bool) -> tuple[SparseBlock, Block]:
     """The same weights, biases and norms included, in both."""
     torch.manual_seed(0)
-    ours, timms = (kind(12, 3, qkv_bias=True, mlp_layer=Mlp).double() for kind in (SparseBlock, Block))
+    ours, timms = (
+        kind(12, 3, qkv_bias=True, mlp_layer=Mlp).double() for kind in (SparseBlock, Block)
+    )
     for p in ours.parameters():
         p.data.add_(0.2 * torch.randn_like(p))
     timms.load_state_dict(ours.state_dict())
@@ -42,7 +44,9 @@ def test_the_block_equals_timms_in_value_and_gradient(fused, wanted, shared):
         results.append([out, *grads])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-    dense = dense_forward(ours, x, (table, ids) if shared else None, wanted)  # lib.bench's reference
+    dense = dense_forward(
+        ours, x, (table, ids) if shared else None, wanted
+    )  # lib.bench's reference
     torch.testing.assert_close(dense, results[0][0], rtol=1e-10, atol=1e-10)
 
 
@@ -56,7 +60,9 @@ def test_the_decoder_equals_one_that_computes_every_token_of_every_block(depth, 
     x, count = model.decoder_embed(latent), masks.ids_remove.shape[1]
     x = torch.cat([x, model.mask_token.expand(3, count, -1)], 1)
     pos = model.decoder_pos_embed.expand(3, -1, -1)
-    x = x + torch.cat([pos[:, :1], take(pos[:, 1:], masks.ids_keep), take(pos[:, 1:], masks.ids_remove)], 1)
+    x = x + torch.cat(
+        [pos[:, :1], take(pos[:, 1:], masks.ids_keep), take(pos[:, 1:], masks.ids_remove)], 1
+    )
     for block in model.decoder_blocks:
         x = Block.forward(block, x)
     expected = model.decoder_pred(model.decoder_norm(x))[:, -(count or config.num_patches) :]

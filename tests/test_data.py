@@ -26,11 +26,17 @@ def test_digits_are_the_1797_of_scikit_learn_split_by_class():
     from sklearn.datasets import load_digits
 
     data = load(small())
-    assert len(data.train) == 1437 and len(data.test) == 360 and data.class_names == [str(d) for d in range(10)]
+    assert (
+        len(data.train) == 1437
+        and len(data.test) == 360
+        and data.class_names == [str(d) for d in range(10)]
+    )
     assert data.train.images.dtype == torch.uint8 and data.train.images.shape[1:] == (1, 8, 8)
     both = torch.cat([data.train.images, data.test.images])
     original = torch.from_numpy(load_digits().images / 16 * 255).round()
-    assert sorted(map(bytes, both.numpy())) == sorted(map(bytes, original.to(torch.uint8).unsqueeze(1).numpy()))
+    assert sorted(map(bytes, both.numpy())) == sorted(
+        map(bytes, original.to(torch.uint8).unsqueeze(1).numpy())
+    )
     shares = torch.bincount(data.test.labels) / torch.bincount(data.train.labels)
     assert (shares - 0.25).abs().max() < 0.02
 
@@ -64,7 +70,9 @@ def test_other_sizes_are_resized():
 def test_a_subset_of_the_classes():
     data, whole = load(small(classes=("3", "7"))), load(small())
     assert data.class_names == ["3", "7"] and data.train.labels.unique().tolist() == [0, 1]
-    assert torch.equal(data.train.images[data.train.labels == 1], whole.train.images[whole.train.labels == 7])
+    assert torch.equal(
+        data.train.images[data.train.labels == 1], whole.train.images[whole.train.labels == 7]
+    )
 
 
 def test_every_image_of_a_folder_arrives_with_its_label(tmp_path):
@@ -73,7 +81,10 @@ def test_every_image_of_a_folder_arrives_with_its_label(tmp_path):
     assert data.class_names == ["cat", "dog"] and data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     for image, path in zip(data.train.images, data.train.paths, strict=True):
         assert torch.equal(image, torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1))
-    assert (data.train.paths[4].parent.name, data.test.paths[0].parent.parent.name) == ("dog", "val")
+    assert (data.train.paths[4].parent.name, data.test.paths[0].parent.parent.name) == (
+        "dog",
+        "val",
+    )
 
 
 def test_test_is_preferred_to_val_and_hidden_or_other_files_are_left_alone(tmp_path):
@@ -96,7 +107,9 @@ def test_any_sizes_are_cropped_to_the_centre_square(tmp_path):
     wide.save(root / "train" / "cat" / "0.png")
     images = load(folder_config(root)).train.images
     assert images.shape == (12, 3, 8, 8)
-    assert images[0, 1].float().mean() > 240 and images[0, 0].float().mean() < 15  # the green centre
+    assert (
+        images[0, 1].float().mean() > 240 and images[0, 0].float().mean() < 15
+    )  # the green centre
 
 
 def pixels(data, split, epoch=-1, chunks=5):
@@ -107,7 +120,10 @@ def pixels(data, split, epoch=-1, chunks=5):
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_a_streamed_folder_has_the_pixels_of_one_in_memory(tmp_path, suffix):
     root = image_folder(tmp_path, suffix=suffix)
-    memory, stream = load(folder_config(root, stream="never")), load(folder_config(root, stream="always"))
+    memory, stream = (
+        load(folder_config(root, stream="never")),
+        load(folder_config(root, stream="always")),
+    )
     assert memory.train.images is not None and stream.train.images is None
     for a, b in ((memory.train, stream.train), (memory.test, stream.test)):
         assert torch.equal(pixels(memory, a), pixels(stream, b)) and torch.equal(a.labels, b.labels)
@@ -122,7 +138,9 @@ def test_the_number_of_workers_does_not_change_the_data(tmp_path, augment):
         data = load(folder_config(root, stream="always", workers=workers, augment=augment))
         got.append(torch.cat([pixels(data, data.train, epoch) for epoch in (0, 1)]))
     assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
-    assert torch.equal(got[0][:12], got[0][12:]) == (augment == "none")  # crops differ between epochs
+    assert torch.equal(got[0][:12], got[0][12:]) == (
+        augment == "none"
+    )  # crops differ between epochs
 
 
 def test_streamed_crops_depend_on_seed_epoch_and_image_not_on_the_batch(tmp_path):
@@ -131,10 +149,14 @@ def test_streamed_crops_depend_on_seed_epoch_and_image_not_on_the_batch(tmp_path
     assert torch.equal(pixels(data, data.train, 0, chunks=5), pixels(data, data.train, 0, chunks=2))
     other = load(folder_config(root, stream="always", augment="resized_crop", seed=1))
     assert not torch.equal(pixels(data, data.train, 0), pixels(other, other.train, 0))
-    assert torch.equal(pixels(data, data.train), pixels(other, other.train))  # without augmentation: the same
+    assert torch.equal(
+        pixels(data, data.train), pixels(other, other.train)
+    )  # without augmentation: the same
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
+@pytest.mark.skipif(
+    not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal"
+)
 def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do(tmp_path):
     """Else a scheduler's SIGTERM to all processes would cut a step, or an unfinished stream would hang the exit."""
     data = load(folder_config(image_folder(tmp_path, per_class=40), stream="always", workers=1))
@@ -167,9 +189,13 @@ def test_every_kind_of_image_becomes_8_bit_rgb(tmp_path):
     paths = {
         "rgb.png": _save(tmp_path, "rgb.png", red),
         "alpha.png": _save(tmp_path, "alpha.png", alpha),
-        "palette.png": _save(tmp_path, "palette.png", red.convert("P", palette=Image.Palette.ADAPTIVE)),
+        "palette.png": _save(
+            tmp_path, "palette.png", red.convert("P", palette=Image.Palette.ADAPTIVE)
+        ),
         "palette_alpha.png": _save(tmp_path, "palette_alpha.png", transparent),
-        "animated.gif": _save(tmp_path, "animated.gif", frames[0], save_all=True, append_images=frames[1:]),
+        "animated.gif": _save(
+            tmp_path, "animated.gif", frames[0], save_all=True, append_images=frames[1:]
+        ),
         "cmyk.jpg": _save(tmp_path, "cmyk.jpg", red.convert("CMYK"), quality=95),
     }
     for name, path in paths.items():
@@ -197,12 +223,27 @@ def fashion_files(root, train=30, test=10):
 
 
 def test_fashion_mnist_is_read_from_torchvisions_files(tmp_path):
-    data = load(small(data="fashion_mnist", image_size=28, patch_size=4, data_dir=str(fashion_files(tmp_path))))
-    assert data.train.images.shape == (30, 1, 28, 28) and len(data.test) == 10 and data.class_names[9] == "Ankle boot"
+    data = load(
+        small(
+            data="fashion_mnist", image_size=28, patch_size=4, data_dir=str(fashion_files(tmp_path))
+        )
+    )
+    assert (
+        data.train.images.shape == (30, 1, 28, 28)
+        and len(data.test) == 10
+        and data.class_names[9] == "Ankle boot"
+    )
 
 
 def test_cifar10_is_read_from_a_folder(tmp_path):
-    data = load(small(data="cifar10", image_size=32, patch_size=4, data_dir=str(image_folder(tmp_path, size=(32, 32)))))
+    data = load(
+        small(
+            data="cifar10",
+            image_size=32,
+            patch_size=4,
+            data_dir=str(image_folder(tmp_path, size=(32, 32))),
+        )
+    )
     assert data.train.images.shape == (12, 3, 32, 32)
 
 
@@ -222,6 +263,8 @@ def test_the_fingerprint_sees_a_pixel_a_label_and_a_class_name(tmp_path):
 def test_the_validation_part_is_a_fixed_balanced_tenth_of_the_training_labels():
     labels = load(small()).train.labels
     held = validation_mask(labels)
-    assert torch.equal(held, validation_mask(labels)) and held.sum().item() == pytest.approx(143, abs=5)
+    assert torch.equal(held, validation_mask(labels)) and held.sum().item() == pytest.approx(
+        143, abs=5
+    )
     assert (torch.bincount(labels[held]) / torch.bincount(labels) - 0.1).abs().max() < 0.01
     assert few(small()).train.images.shape[0] == 200

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from lib.data import load
-from lib.theory.masked_views import bootstrap_ratio, class_distances, independent_masks_mean, nearest_view, patch_distances, same_mask_mean
 from lib.masking import patchify
 from lib.presets import resolve
+from lib.theory.masked_views import (
+    bootstrap_ratio,
+    class_distances,
+    independent_masks_mean,
+    nearest_view,
+    patch_distances,
+    same_mask_mean,
+)
 
 N, S = 6, 2  # patches, and visible ones at the ratio 2/3
 RHO = 1 - S / N
@@ -19,14 +26,18 @@ MASKS = [list(m) for m in itertools.combinations(range(N), S)]
 
 
 def patches(count, seed=0, n=N, d=5):
-    return torch.randn(count, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        count, n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def test_patch_distances_are_squared_distances_of_single_patches():
     a, b = patches(3), patches(4, seed=1)
     expected = torch.stack([torch.cdist(a[:, p], b[:, p]).square() for p in range(N)], -1)
     torch.testing.assert_close(patch_distances(a, b), expected)
-    assert patch_distances(a.float(), a.float()).min() >= 0  # rounding cannot make a root of it imaginary
+    assert (
+        patch_distances(a.float(), a.float()).min() >= 0
+    )  # rounding cannot make a root of it imaginary
 
 
 def test_nearest_view_is_the_minimum_over_every_mask_and_reference():
@@ -39,7 +50,9 @@ def test_nearest_view_is_the_minimum_over_every_mask_and_reference():
 
 def test_with_nothing_masked_it_is_the_nearest_neighbour():
     a, b = patches(5), patches(7, seed=1)
-    torch.testing.assert_close(nearest_view(a, b, [0.0])[:, 0], torch.cdist(a.flatten(1), b.flatten(1)).amin(1))
+    torch.testing.assert_close(
+        nearest_view(a, b, [0.0])[:, 0], torch.cdist(a.flatten(1), b.flatten(1)).amin(1)
+    )
 
 
 def test_it_falls_with_the_ratio_and_with_more_references_and_does_not_see_the_chunks():
@@ -67,9 +80,13 @@ def test_class_distances_against_loops():
 def test_one_mask_for_both_only_scales_the_distance():
     """18: E_m |a[m] - b[m]|^2 = (s/n) |a - b|^2, so intra over inter cannot depend on the ratio."""
     a, b = patches(3), patches(4, seed=1)
-    slow = torch.stack([(a[:, None, m] - b[None, :, m]).square().sum((-1, -2)) for m in MASKS]).mean(0)
+    slow = torch.stack(
+        [(a[:, None, m] - b[None, :, m]).square().sum((-1, -2)) for m in MASKS]
+    ).mean(0)
     torch.testing.assert_close(same_mask_mean(a, b, RHO), slow, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(same_mask_mean(a, b, RHO), torch.cdist(a.flatten(1), b.flatten(1)).square() * S / N)
+    torch.testing.assert_close(
+        same_mask_mean(a, b, RHO), torch.cdist(a.flatten(1), b.flatten(1)).square() * S / N
+    )
 
 
 def test_a_mask_for_each_adds_a_part_without_classes():

@@ -11,13 +11,15 @@ import torch
 import workers
 from helpers import cli_args, environment, lines, small, weights
 
-from lib.errors import InputError, Interrupted
 from lib.distributed.launch import run
+from lib.errors import InputError, Interrupted
 from lib.losses import UNIFORMITY_FORMS, uniformity_loss
 from lib.presets import REPO
 from lib.runs import open_run
 
-TINY = dict(batch_size=16, epochs=2, warmup_epochs=1, precision="fp64", lam=0.1, base_lr=0.02, snapshots=1)
+TINY = dict(
+    batch_size=16, epochs=2, warmup_epochs=1, precision="fp64", lam=0.1, base_lr=0.02, snapshots=1
+)
 CASES = {
     "spectral": {},
     "released": {"uniformity": "released", "lam": 1.0},
@@ -40,7 +42,16 @@ def long(shard: bool):
 
 def low(shard: bool = False, **fields):
     """In bf16, of widths that our own passes take."""
-    return small(**{**TINY, "precision": "bf16", "embed_dim": 32, "decoder_dim": 32, "shard": shard, **fields})
+    return small(
+        **{
+            **TINY,
+            "precision": "bf16",
+            "embed_dim": 32,
+            "decoder_dim": 32,
+            "shard": shard,
+            **fields,
+        }
+    )
 
 
 def features() -> torch.Tensor:
@@ -85,7 +96,9 @@ def test_uniformity_has_the_value_and_the_gradient_of_the_global_batch(two, form
     (value**2).backward()
     torch.testing.assert_close(two[form]["value"], value.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(two[form]["grad"], x.grad, rtol=1e-10, atol=1e-14)
-    torch.testing.assert_close(two[form]["local"], uniformity_loss(x[:6], form).detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        two[form]["local"], uniformity_loss(x[:6], form).detach(), rtol=1e-12, atol=0
+    )
     assert abs(two[form]["local"] - value) > 1e-3
 
 
@@ -96,14 +109,22 @@ def test_five_steps_of_two_processes_are_those_of_one(two, name):
     assert relative(both["weights"], one["weights"]) < 1e-6
     torch.testing.assert_close(both["sums"], one["sums"], rtol=1e-6, atol=0)
     other = workers.steps(small(**{**TINY, **CASES[name], "lam": 0.0}), 5)
-    assert relative(other["weights"], one["weights"]) > 1e-3, "the test would not see the uniformity term"
+    assert relative(other["weights"], one["weights"]) > 1e-3, (
+        "the test would not see the uniformity term"
+    )
 
 
 @pytest.mark.parametrize("shard", [False, True])
 def test_in_bf16_by_our_own_passes_they_are_up_to_rounding(two, shard):
-    start, one, both = workers.steps(low(base_lr=0.0), 5), workers.steps(low(), 5), two[f"bf16, {shard}"]
+    start, one, both = (
+        workers.steps(low(base_lr=0.0), 5),
+        workers.steps(low(), 5),
+        two[f"bf16, {shard}"],
+    )
     names = [name for name in start["weights"] if name.startswith("mae.")]
-    first, alone, together = (torch.cat([r["weights"][n].flatten() for n in names]) for r in (start, one, both))
+    first, alone, together = (
+        torch.cat([r["weights"][n].flatten() for n in names]) for r in (start, one, both)
+    )
     assert (together - alone).norm() < 0.1 * (alone - first).norm()
     torch.testing.assert_close(both["sums"], one["sums"], rtol=0.01, atol=0)
 
@@ -122,7 +143,9 @@ def test_a_batch_that_does_not_divide_is_refused(two):
     assert "18 must be a multiple of accum_steps 2 times 2 processes" in str(two["odd"])
 
 
-def test_runs_of_two_processes_resume_on_one_and_on_two_and_equal_undisturbed_ones(two, outputs, monkeypatch):
+def test_runs_of_two_processes_resume_on_one_and_on_two_and_equal_undisturbed_ones(
+    two, outputs, monkeypatch
+):
     configs = [long(False), long(True)]
     for config in configs:
         workers.whole_run(config)
@@ -164,7 +187,9 @@ def test_one_process_is_this_one_and_what_cannot_be_imported_is_refused():
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind_when_the_notebook_is_interrupted_or_killed(tmp_path, sent):
     code = f"import workers; from lib.launch import run; run(workers.waits, 2, {str(tmp_path)!r})"
-    notebook = subprocess.Popen([sys.executable, "-c", code], env=environment(PYTHONPATH=os.environ["PYTHONPATH"]))
+    notebook = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(PYTHONPATH=os.environ["PYTHONPATH"])
+    )
     while len(list(tmp_path.iterdir())) < 2 and notebook.poll() is None:
         time.sleep(0.05)
     notebook.send_signal(sent)
@@ -186,19 +211,35 @@ def test_workers_end_without_the_interpreters_own_ending(tmp_path):
 
 
 def test_torchrun_trains_and_the_files_are_those_of_rank_0(outputs, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "lib.train"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "lib.train",
+    ]
     env = environment(UMAE_OUTPUTS=str(outputs))
-    done = subprocess.run([*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(
+        [*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     result = open_run(small(epochs=1))
     assert result.result and result.record["processes"] == 2
     assert [m["epoch"] for m in lines(result.folder / "metrics.jsonl")] == [1]
     assert done.stdout.count("training digits-vit-nano") == 1 and "in 2 processes" in done.stdout
     program = tmp_path / "main.py"
-    program.write_text("import atexit\nfrom lib.cli import main\natexit.register(print, 'ended', flush=True)\nmain()\n")
+    program.write_text(
+        "import atexit\nfrom lib.cli import main\natexit.register(print, 'ended', flush=True)\nmain()\n"
+    )
     command = [*command[:-2], str(program)]
-    failed = subprocess.run([*command, *cli_args(batch_size=33)], capture_output=True, text=True, env=env, timeout=120)
+    failed = subprocess.run(
+        [*command, *cli_args(batch_size=33)], capture_output=True, text=True, env=env, timeout=120
+    )
     assert failed.returncode and "error: batch_size 33 must be a multiple" in failed.stderr
-    again = subprocess.run([*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120)
+    again = subprocess.run(
+        [*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120
+    )
     assert again.returncode == 0 and again.stdout.count("reusing") == 1
     assert "ended" not in failed.stdout + again.stdout

@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from helpers import few, small
 from sklearn.metrics import silhouette_score
 
-from lib.evaluate import probes as ev
 from lib.data import validation_mask
 from lib.errors import InputError
 from lib.evaluate import PROTOCOLS, Probe, evaluate, features
+from lib.evaluate import probes as ev
 from lib.evaluate.probes import linear_probe, prepared
-from lib.notebook.statistics import summary
 from lib.evaluate.representation import knn_purity
-from lib.notebook.statistics import interval, judge, verdict
+from lib.notebook.statistics import interval, judge, summary, verdict
 from lib.train import train
 
 
@@ -32,7 +31,11 @@ def blobs(n=300, d=6, classes=3, spread=0.05, seed=0):
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % classes
     x = torch.eye(d)[y] + spread * torch.randn(n, d, generator=generator)
-    parts = {"train": slice(0, n // 2), "validation": slice(n // 2, 3 * n // 4), "test": slice(3 * n // 4, n)}
+    parts = {
+        "train": slice(0, n // 2),
+        "validation": slice(n // 2, 3 * n // 4),
+        "test": slice(3 * n // 4, n),
+    }
     return {s: x[i] for s, i in parts.items()}, {s: y[i] for s, i in parts.items()}
 
 
@@ -124,7 +127,10 @@ def test_a_probe_separates_what_is_separable_and_not_noise(prepare, optimizer):
     x, y = blobs()
     probe = Probe(epochs=30, lr=10.0, batch_size=32, optimizer=optimizer, prepare=prepare)
     assert linear_probe(x, y, probe) == {"train": 100.0, "validation": 100.0, "test": 100.0}
-    noise = {s: torch.randn(v.shape, generator=torch.Generator().manual_seed(len(v))) for s, v in x.items()}
+    noise = {
+        s: torch.randn(v.shape, generator=torch.Generator().manual_seed(len(v)))
+        for s, v in x.items()
+    }
     assert linear_probe(noise, y, probe)["test"] < 60  # chance is 33
 
 
@@ -133,7 +139,10 @@ def test_a_short_plain_probe_is_blind_where_a_standardised_one_sees():
     x, y = blobs(classes=2, spread=0.05)
     scale = torch.tensor([1e-3, 1e-3, 1, 1, 1, 1])
     x = {s: v * scale for s, v in x.items()}
-    plain, standard = (linear_probe(x, y, Probe(10, 0.1, 32, prepare=how))["test"] for how in ("raw", "standardised"))
+    plain, standard = (
+        linear_probe(x, y, Probe(10, 0.1, 32, prepare=how))["test"]
+        for how in ("raw", "standardised")
+    )
     assert standard == 100
     assert plain < 80
 
@@ -154,7 +163,9 @@ def test_knn_protocol_is_a_vote_of_twenty_by_cosine():
     votes = F.one_hot(y["train"])[(test @ train.T).topk(20).indices].sum(1)
     clear = votes.topk(2, dim=1).values.diff(dim=1)[:, 0] != 0  # ties may be cut either way
     slow = (votes.argmax(1) == y["test"])[clear].double().mean().item()
-    assert found["test"] == pytest.approx(100 * slow, abs=100 * (~clear).double().mean().item() + 1e-9)
+    assert found["test"] == pytest.approx(
+        100 * slow, abs=100 * (~clear).double().mean().item() + 1e-9
+    )
 
 
 def test_purity_and_silhouette_of_two_orthogonal_classes():
@@ -185,7 +196,10 @@ def test_summary():
 
 def test_interval_is_students():
     low, high = interval([1.0, 2.0, 3.0])
-    assert (low, high) == (pytest.approx(2 - 4.302653 / math.sqrt(3)), pytest.approx(2 + 4.302653 / math.sqrt(3)))
+    assert (low, high) == (
+        pytest.approx(2 - 4.302653 / math.sqrt(3)),
+        pytest.approx(2 + 4.302653 / math.sqrt(3)),
+    )
     assert interval([5.0]) == (-math.inf, math.inf)
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from helpers import few, small
 
-from lib.evaluate import finetuning as ft
 from lib.data import validation_mask
 from lib.errors import InputError, NonFiniteLoss
+from lib.evaluate import finetuning as ft
 from lib.evaluate.finetuning import Finetuning, Job, build, finetune, labelled
+from lib.evaluate.randaugment import Augmented, kept_randomness
+from lib.evaluate.recipes import RECIPES, Recipe, recipe_for
 from lib.masking import masks_from_noise
 from lib.models import pool_tokens
 from lib.presets import PRESETS
-from lib.evaluate.randaugment import Augmented, kept_randomness
-from lib.evaluate.recipes import RECIPES, Recipe, recipe_for
 from lib.runs import open_run, outputs
 from lib.train import train
 
@@ -38,8 +38,20 @@ def job(run, recipe=PLAIN, fraction=1.0, seed=0, scratch=False):
 
 def test_the_recipe_is_mae_table_9_and_every_preset_has_one():
     r = Recipe()
-    assert (r.epochs, r.batch_size, r.base_lr, r.warmup_epochs, r.weight_decay) == (100, 1024, 1e-3, 5, 0.05)
-    assert (r.layer_decay, r.drop_path, r.label_smoothing, r.mixup, r.cutmix) == (0.75, 0.1, 0.1, 0.8, 1.0)
+    assert (r.epochs, r.batch_size, r.base_lr, r.warmup_epochs, r.weight_decay) == (
+        100,
+        1024,
+        1e-3,
+        5,
+        0.05,
+    )
+    assert (r.layer_decay, r.drop_path, r.label_smoothing, r.mixup, r.cutmix) == (
+        0.75,
+        0.1,
+        0.1,
+        0.8,
+        1.0,
+    )
     assert r.rand_augment == "rand-m9-mstd0.5-inc1"
     assert set(RECIPES) == set(PRESETS)
     assert recipe_for("imagenet100-vit-base") == r
@@ -75,11 +87,19 @@ def test_layers_learn_at_rates_that_decay_towards_the_pixels(run_and_data):
     run, data = run_and_data
     tuning = Finetuning(job(run, Recipe(epochs=4, batch_size=32, warmup_epochs=1)), data)
     named = {id(p): n for n, p in tuning.model.named_parameters()}
-    expected = {"patch_embed": 0.75**2, "cls_token": 0.75**2, "blocks.0": 0.75, "norm": 0.75, "head": 1.0}
+    expected = {
+        "patch_embed": 0.75**2,
+        "cls_token": 0.75**2,
+        "blocks.0": 0.75,
+        "norm": 0.75,
+        "head": 1.0,
+    }
     peak, warm, total = 1e-3 * 32 / 256, tuning.steps, 4 * tuning.steps
     for step in (1, warm, warm + 1, (warm + total) // 2, total):
         tuning.schedule.step_update(step)
-        cosine = 1e-6 + (peak - 1e-6) * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+        cosine = 1e-6 + (peak - 1e-6) * 0.5 * (
+            1 + math.cos(math.pi * (step - warm) / (total - warm))
+        )
         rate = peak * step / warm if step < warm else cosine
         rate = rate if step < total else 1e-6
         for group in tuning.optimizer.param_groups:
@@ -106,11 +126,14 @@ def test_the_model_starts_as_the_runs_encoder_with_a_small_head(run_and_data):
 
 def test_scratch_starts_from_seeded_random_weights_and_one_rate(run_and_data):
     run, data = run_and_data
-    first, again, other = (build(job(run, seed=s, scratch=True), 10).state_dict() for s in (0, 0, 1))
+    first, again, other = (
+        build(job(run, seed=s, scratch=True), 10).state_dict() for s in (0, 0, 1)
+    )
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
     assert not torch.equal(
-        first["blocks.0.attn.qkv.weight"], build(job(run), 10).state_dict()["blocks.0.attn.qkv.weight"]
+        first["blocks.0.attn.qkv.weight"],
+        build(job(run), 10).state_dict()["blocks.0.attn.qkv.weight"],
     )
     assert finetune(run.config, PLAIN, 0.1, scratch=True, data=data)["recipe"]["layer_decay"] == 1
 
@@ -120,7 +143,9 @@ def test_scratch_is_shared_by_runs_and_a_finetuning_is_not():
     assert Job(mae, PLAIN, 1.0, 0, True).path == Job(umae, PLAIN, 1.0, 0, True).path
     assert Job(mae, PLAIN, 1.0, 0, False).path != Job(umae, PLAIN, 1.0, 0, False).path
     assert Job(mae, PLAIN, 1.0, 0, True).path != Job(small(embed_dim=32), PLAIN, 1.0, 0, True).path
-    paths = {Job(mae, r, f, s, False).path for r in (PLAIN, FULL) for f in (0.1, 1.0) for s in (0, 1)}
+    paths = {
+        Job(mae, r, f, s, False).path for r in (PLAIN, FULL) for f in (0.1, 1.0) for s in (0, 1)
+    }
     assert len(paths) == 8
     assert Job(mae, PLAIN, 1.0, 0, False).path.is_relative_to(open_run(mae).folder)
     assert Job(mae, PLAIN, 1.0, 0, True).path.is_relative_to(outputs() / "scratch")
@@ -193,7 +218,16 @@ def test_it_is_done_once_and_leaves_the_callers_random_numbers_alone(run_and_dat
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
     file = Job(run.config, PLAIN, 0.3, 0, False).path
     assert json.loads(file.read_text()) == first
-    assert {"commit", "torch", "timm", "recipe", "fraction", "seed", "scratch", "fingerprint"} <= set(first)
+    assert {
+        "commit",
+        "torch",
+        "timm",
+        "recipe",
+        "fraction",
+        "seed",
+        "scratch",
+        "fingerprint",
+    } <= set(first)
     monkeypatch.setattr(ft, "Finetuning", None)
     monkeypatch.setattr(ft, "load", None)
     assert finetune(run.config, PLAIN, 0.3) == first
@@ -201,7 +235,9 @@ def test_it_is_done_once_and_leaves_the_callers_random_numbers_alone(run_and_dat
 
 def test_the_same_seed_gives_the_same_result(run_and_data):
     run, data = run_and_data
-    recipe = recipe_for("digits-vit-nano", epochs=2, batch_size=32, mixup=0.8, cutmix=1.0, drop_path=0.1)
+    recipe = recipe_for(
+        "digits-vit-nano", epochs=2, batch_size=32, mixup=0.8, cutmix=1.0, drop_path=0.1
+    )
     first = finetune(run.config, recipe, data=data)
     Job(run.config, recipe, 1.0, 0, False).path.unlink()
     torch.rand(3), np.random.rand(3)  # the caller's generators must not matter
@@ -260,14 +296,18 @@ def test_randaugment_is_decided_by_seed_and_place_and_never_fails(channels):
     """Among 1,500 draws are magnitudes that timm cuts at 10, where Pillow refuses to keep 0 bits of a pixel."""
     data = few(small())
     generator = torch.Generator().manual_seed(0)
-    data.train.images = torch.randint(0, 256, (20, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    data.train.images = torch.randint(
+        0, 256, (20, channels, 8, 8), generator=generator, dtype=torch.uint8
+    )
     data.mean = torch.full((channels,), 0.5)
     order = torch.arange(1500) % 20
     with kept_randomness():
         seen = torch.stack(list(Augmented(data, order, Recipe(), (0, 0))))
         again = Augmented(data, order, Recipe(), (0, 0))
         assert torch.equal(again[1234], seen[1234])
-        assert not torch.equal(torch.stack([Augmented(data, order, Recipe(), (0, 1))[i] for i in range(20)]), seen[:20])
+        assert not torch.equal(
+            torch.stack([Augmented(data, order, Recipe(), (0, 1))[i] for i in range(20)]), seen[:20]
+        )
         off = Augmented(data, order, PLAIN, (0, 0))
         assert torch.equal(off[7], data.train.images[7])
     assert seen.shape == (1500, channels, 8, 8) and seen.dtype == torch.uint8

@@ -13,15 +13,57 @@ COMMON = {"precision": "fp64", "device": "cpu", "epochs": 2, "eval_every": 1, "s
 RECIPES = {
     "default": {},
     "mae": {"lam": 0},
-    "released": {"uniformity": "released", "lam": 0.01, "pool": "avg", "norm_pix_loss": True, "normalize": "unit"},
-    "euclidean": {"uniformity": "euclidean", "augment": "crop", "accum_steps": 2, "mask_ratio": 0.5, "seed": 3},
+    "released": {
+        "uniformity": "released",
+        "lam": 0.01,
+        "pool": "avg",
+        "norm_pix_loss": True,
+        "normalize": "unit",
+    },
+    "euclidean": {
+        "uniformity": "euclidean",
+        "augment": "crop",
+        "accum_steps": 2,
+        "mask_ratio": 0.5,
+        "seed": 3,
+    },
 }
-KEYS = ("reconstruction", "uniformity", "validation_reconstruction", "validation_rank_token", "test_reconstruction")
+KEYS = (
+    "reconstruction",
+    "uniformity",
+    "validation_reconstruction",
+    "validation_rank_token",
+    "test_reconstruction",
+)
 GOLDEN: dict[str, tuple[float, ...]] = {
-    "default": (0.7852507634147596, 62.89280339351921, 0.7687463053216865, 1.061407768850659, 0.7549289876189563),
-    "mae": (0.787713977122661, 63.547968480925014, 0.77248305126967, 1.0280077988357585, 0.7583385237585528),
-    "released": (0.5036278329301909, 0.9914238208112924, 0.511105407509544, 1.0264035540255456, 0.503582228801461),
-    "euclidean": (0.8371076702708432, -1.2481025124162317, 0.8036880621936416, 1.0814711322514774, 0.7874221841328854),
+    "default": (
+        0.7852507634147596,
+        62.89280339351921,
+        0.7687463053216865,
+        1.061407768850659,
+        0.7549289876189563,
+    ),
+    "mae": (
+        0.787713977122661,
+        63.547968480925014,
+        0.77248305126967,
+        1.0280077988357585,
+        0.7583385237585528,
+    ),
+    "released": (
+        0.5036278329301909,
+        0.9914238208112924,
+        0.511105407509544,
+        1.0264035540255456,
+        0.503582228801461,
+    ),
+    "euclidean": (
+        0.8371076702708432,
+        -1.2481025124162317,
+        0.8036880621936416,
+        1.0814711322514774,
+        0.7874221841328854,
+    ),
 }
 
 

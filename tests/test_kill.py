@@ -12,12 +12,12 @@ import time
 import pytest
 from helpers import at_step, cli_args, content, environment, few, lines, small
 
-from lib.train.arguments import main
 from lib.errors import InputError
 from lib.presets import REPO
 from lib.runs import Run, open_run
 from lib.runs.files import load_state, load_weights
 from lib.train import train
+from lib.train.arguments import main
 
 STAGES = ("half", "written", "renamed")
 
@@ -28,11 +28,15 @@ class Killer:
     def __init__(self):
         env = environment()
         command = [sys.executable, str(REPO / "tests" / "killing.py")]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
         self.kills = 0
 
     def __call__(self, outputs, fields, **how) -> dict:
-        self.process.stdin.write(json.dumps({"outputs": str(outputs), "fields": fields, **how}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"outputs": str(outputs), "fields": fields, **how}) + "\n"
+        )
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
         assert answer["status"] in (0, 2, -signal.SIGKILL), answer
@@ -109,7 +113,10 @@ def kill_at_random(killer, tmp_path, fields, seed, most) -> int:
     seconds = time.monotonic() - before
     name = open_run(config).folder.name
     run, kills = Run(config, tmp_path / "killed" / "runs" / name), 0
-    while kills < most and killer(tmp_path / "killed", fields, after=rng.uniform(0, 0.6 * seconds))["status"]:
+    while (
+        kills < most
+        and killer(tmp_path / "killed", fields, after=rng.uniform(0, 0.6 * seconds))["status"]
+    ):
         kills += 1
         if run.folder.exists():
             check_visible_files(run)
@@ -145,7 +152,9 @@ def test_a_full_disk_stops_with_one_line_and_leaves_the_checkpoint(killer, tmp_p
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
-def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(monkeypatch, tmp_path, outputs, how):
+def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(
+    monkeypatch, tmp_path, outputs, how
+):
     config = small()
 
     def vanish():
@@ -158,17 +167,29 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(monkeypatch,
             (open_run(config).folder / "lock").touch()
 
     at_step(monkeypatch, 4, vanish)
-    with pytest.raises(InputError, match="was moved or deleted while it was being trained; run again to start it anew"):
+    with pytest.raises(
+        InputError,
+        match="was moved or deleted while it was being trained; run again to start it anew",
+    ):
         train(config, few(config))
-    assert sorted(p.name for p in outputs.rglob("*") if p.is_file()) == (["lock"] if how == "replaced" else [])
+    assert sorted(p.name for p in outputs.rglob("*") if p.is_file()) == (
+        ["lock"] if how == "replaced" else []
+    )
     if how == "moved":
-        check_visible_files(Run(config, tmp_path / "elsewhere" / "runs" / open_run(config).folder.name))
+        check_visible_files(
+            Run(config, tmp_path / "elsewhere" / "runs" / open_run(config).folder.name)
+        )
 
 
 def start(*args: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lib.train", *args]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**env), cwd="/"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**env),
+        cwd="/",
     )
 
 
@@ -180,7 +201,9 @@ def wait_for(condition, process, seconds=120) -> None:
         time.sleep(0.02)
 
 
-def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trains(tmp_path, monkeypatch, capfd):
+def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trains(
+    tmp_path, monkeypatch, capfd
+):
     """Two real processes, SIGTERM and SIGINT as a scheduler and a user send them, then on to the end."""
     fields = {"epochs": 30, "batch_size": 128, "eval_every": 2, "checkpoint_every": 7}
     config = small(**fields)
@@ -196,12 +219,18 @@ def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trai
             main(cli_args(**fields))
         assert ended.value.code == 2
         told = capfd.readouterr().err
-        assert f"error: run {run.folder.name} is being trained by " in told and f", pid {process.pid}, since 2" in told
+        assert (
+            f"error: run {run.folder.name} is being trained by " in told
+            and f", pid {process.pid}, since 2" in told
+        )
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + number
         step = load_state(run.folder / "state.pt")["step"]
-        assert err == f"error: stopped at step {step}, saved; the same command resumes {run.folder.name}\n"
+        assert (
+            err
+            == f"error: stopped at step {step}, saved; the same command resumes {run.folder.name}\n"
+        )
         check = [m["epoch"] for m in run.metrics()]
         assert check == list(range(2, 2 * len(check) + 1, 2))
     main(cli_args(**fields))

@@ -7,19 +7,28 @@ import torch
 import torch.nn.functional as F
 
 from lib.errors import InputError
-from lib.losses import UNIFORMITY_FORMS, normalise_patches, reconstruction_loss, uniformity_loss
-from lib.losses import effective_rank
 from lib.evaluate.representation import participation_ratio
+from lib.losses import (
+    UNIFORMITY_FORMS,
+    effective_rank,
+    normalise_patches,
+    reconstruction_loss,
+    uniformity_loss,
+)
 
 HADAMARD = torch.tensor([[1.0]]).double()
 for _ in range(3):
     HADAMARD = torch.cat([torch.cat([HADAMARD, HADAMARD], 1), torch.cat([HADAMARD, -HADAMARD], 1)])
-ORTHOGONAL = HADAMARD[1:] * 1e4  # 7 rows of mean 0 and equal norm: LayerNorm (eps 1e-5) keeps them to 1e-13
+ORTHOGONAL = (
+    HADAMARD[1:] * 1e4
+)  # 7 rows of mean 0 and equal norm: LayerNorm (eps 1e-5) keeps them to 1e-13
 D = 8
 
 
 def features(batch=6, dim=10, seed=0):
-    return torch.randn(batch, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        batch, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def pairwise(x, form):
@@ -56,20 +65,28 @@ def test_value_and_gradient_equal_the_pairwise_reference(form, batch, dim):
 
 @pytest.mark.parametrize("form", UNIFORMITY_FORMS)
 def test_gradcheck(form):
-    assert torch.autograd.gradcheck(lambda x: uniformity_loss(x, form), features(5, 6).requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: uniformity_loss(x, form), features(5, 6).requires_grad_()
+    )
 
 
-@pytest.mark.parametrize("form,value", [("spectral", 0), ("released", 1 / 7), ("euclidean", -2 * D)])
+@pytest.mark.parametrize(
+    "form,value", [("spectral", 0), ("released", 1 / 7), ("euclidean", -2 * D)]
+)
 def test_orthogonal_rows(form, value):
     assert uniformity_loss(ORTHOGONAL, form).item() == pytest.approx(value, abs=1e-11)
 
 
 @pytest.mark.parametrize("form,value", [("spectral", D), ("released", 1), ("euclidean", 0)])
 def test_identical_rows(form, value):
-    assert uniformity_loss(ORTHOGONAL[:1].expand(5, -1), form).item() == pytest.approx(value, abs=1e-11)
+    assert uniformity_loss(ORTHOGONAL[:1].expand(5, -1), form).item() == pytest.approx(
+        value, abs=1e-11
+    )
 
 
-@pytest.mark.parametrize("form,value", [("spectral", D), ("released", 1), ("euclidean", -4 * D * 2 / 3)])
+@pytest.mark.parametrize(
+    "form,value", [("spectral", D), ("released", 1), ("euclidean", -4 * D * 2 / 3)]
+)
 def test_identity_6_antipodal_rows_fool_eq_9_alone(form, value):
     """+-v: Eq. 9 is at its minimum (2 of 3 other views at distance 4D), both cosine forms at their maximum."""
     x = torch.cat([ORTHOGONAL[:1], -ORTHOGONAL[:1]]).repeat(2, 1)
@@ -85,9 +102,13 @@ def test_identity_6_plus_minus_orthogonal_rows():
 
 def test_identity_3_eq_9_is_twice_the_trace_of_the_covariance():
     f = F.layer_norm(features(), (10,))
-    assert -uniformity_loss(features(), "euclidean").item() == pytest.approx(2 * f.T.cov().trace().item(), rel=1e-10)
+    assert -uniformity_loss(features(), "euclidean").item() == pytest.approx(
+        2 * f.T.cov().trace().item(), rel=1e-10
+    )
     plain = torch.cdist(f, f).square().mean().item()
-    assert plain == pytest.approx(2 * (f.square().sum(1).mean() - f.mean(0).square().sum()).item(), rel=1e-10)
+    assert plain == pytest.approx(
+        2 * (f.square().sum(1).mean() - f.mean(0).square().sum()).item(), rel=1e-10
+    )
 
 
 def test_identity_4_cosine_forms_are_the_squared_second_moment():
@@ -95,7 +116,9 @@ def test_identity_4_cosine_forms_are_the_squared_second_moment():
     f = F.layer_norm(x, (10,)) / math.sqrt(10)
     included = (f.T @ f).square().sum().item() / 36
     assert uniformity_loss(x, "released").item() == pytest.approx(included, rel=1e-10)
-    assert uniformity_loss(x, "spectral").item() == pytest.approx(10 * (6 * included - 1) / 5, rel=1e-10)
+    assert uniformity_loss(x, "spectral").item() == pytest.approx(
+        10 * (6 * included - 1) / 5, rel=1e-10
+    )
 
 
 def test_identity_5_released_is_one_over_the_participation_ratio():
@@ -134,9 +157,15 @@ def test_identity_8_norms_after_the_layer_norm_and_scale():
     torch.testing.assert_close(f.square().sum(1), 10 * v / (v + 1e-5), rtol=1e-9, atol=0)
     g = F.layer_norm(x * 1e6, (10,))
     cosines = F.normalize(g, dim=1) @ F.normalize(g, dim=1).T
-    torch.testing.assert_close(torch.cdist(g, g).square(), 2 * 10 * (1 - cosines), rtol=1e-9, atol=1e-7)
-    for form in UNIFORMITY_FORMS:  # Eq. 9 without a norm scales with c^2 and has no minimum: ours does not move
-        assert uniformity_loss(x * 1e6, form).item() == pytest.approx(uniformity_loss(x * 1e4, form).item(), rel=1e-8)
+    torch.testing.assert_close(
+        torch.cdist(g, g).square(), 2 * 10 * (1 - cosines), rtol=1e-9, atol=1e-7
+    )
+    for form in (
+        UNIFORMITY_FORMS
+    ):  # Eq. 9 without a norm scales with c^2 and has no minimum: ours does not move
+        assert uniformity_loss(x * 1e6, form).item() == pytest.approx(
+            uniformity_loss(x * 1e4, form).item(), rel=1e-8
+        )
 
 
 @pytest.mark.parametrize("form", ["spectral", "euclidean"])
@@ -144,7 +173,9 @@ def test_small_batches_estimate_the_same_value(form):
     """A U-statistic: the mean over all batches of two equals the value of the whole; gradient accumulation is fair."""
     x = features()
     pairs = [uniformity_loss(x[[i, j]], form) for i in range(6) for j in range(i)]
-    assert torch.stack(pairs).mean().item() == pytest.approx(uniformity_loss(x, form).item(), rel=1e-10)
+    assert torch.stack(pairs).mean().item() == pytest.approx(
+        uniformity_loss(x, form).item(), rel=1e-10
+    )
 
 
 def test_released_depends_on_the_batch_size():
@@ -155,8 +186,12 @@ def test_released_depends_on_the_batch_size():
 
 def test_the_spectral_form_bounds_are_one_and_d():
     isotropic = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
-    assert uniformity_loss(isotropic).item() == pytest.approx(16 / 15, rel=0.02)  # LayerNorm leaves D - 1 directions
-    assert uniformity_loss(torch.ones(64, 16) * torch.linspace(-1, 1, 16)).item() == pytest.approx(16, rel=1e-4)
+    assert uniformity_loss(isotropic).item() == pytest.approx(
+        16 / 15, rel=0.02
+    )  # LayerNorm leaves D - 1 directions
+    assert uniformity_loss(torch.ones(64, 16) * torch.linspace(-1, 1, 16)).item() == pytest.approx(
+        16, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -169,7 +204,9 @@ def test_half_precision_is_computed_in_float32(dtype):
 
 
 def test_bad_uniformity_input():
-    with pytest.raises(InputError, match="uniformity must be one of spectral, released, euclidean, got 'entropy'"):
+    with pytest.raises(
+        InputError, match="uniformity must be one of spectral, released, euclidean, got 'entropy'"
+    ):
         uniformity_loss(features(), "entropy")
     for shape in ((1, 8), (8,), (2, 3, 4)):
         with pytest.raises(InputError, match=r"features of shape \(B >= 2, D\)"):
@@ -186,7 +223,9 @@ def test_reconstruction_is_the_mean_over_patches_and_pixels(norm):
             if norm:
                 patch = (patch - patch.mean()) / (patch.var() + 1e-6) ** 0.5
             total += (patch_pred - patch).square().sum().item()
-    assert reconstruction_loss(pred, target, norm).item() * 3 * 5 * 12 == pytest.approx(total, rel=1e-12)
+    assert reconstruction_loss(pred, target, norm).item() * 3 * 5 * 12 == pytest.approx(
+        total, rel=1e-12
+    )
 
 
 def test_reconstruction_gradcheck_and_constant_patches():
@@ -194,4 +233,6 @@ def test_reconstruction_gradcheck_and_constant_patches():
     assert torch.autograd.gradcheck(
         lambda p: reconstruction_loss(p, target), torch.randn(2, 3, 4).double().requires_grad_()
     )
-    assert torch.equal(normalise_patches(torch.full((2, 3, 4), 7.0)), torch.zeros(2, 3, 4))  # no division by zero
+    assert torch.equal(
+        normalise_patches(torch.full((2, 3, 4), 7.0)), torch.zeros(2, 3, 4)
+    )  # no division by zero

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from lib.errors import InputError
-from lib.masking import complementary_views, masks_from_noise, num_visible, patchify, random_masks, take, unpatchify
+from lib.masking import (
+    complementary_views,
+    masks_from_noise,
+    num_visible,
+    patchify,
+    random_masks,
+    take,
+    unpatchify,
+)
 
 SHAPES = [(1, 8, 8, 2), (3, 32, 32, 4), (2, 6, 12, 3), (5, 4, 4, 4), (3, 7, 7, 1)]  # C, H, W, P
 
@@ -15,7 +23,11 @@ SHAPES = [(1, 8, 8, 2), (3, 32, 32, 4), (2, 6, 12, 3), (5, 4, 4, 4), (3, 7, 7, 1
 def test_patchify_equals_cutting_one_patch_at_a_time(c, h, w, p):
     images = torch.rand(2, c, h, w)
     slow = [
-        [image[:, y : y + p, x : x + p].permute(1, 2, 0).flatten() for y in range(0, h, p) for x in range(0, w, p)]
+        [
+            image[:, y : y + p, x : x + p].permute(1, 2, 0).flatten()
+            for y in range(0, h, p)
+            for x in range(0, w, p)
+        ]
         for image in images
     ]
     assert torch.equal(patchify(images, p), torch.stack([torch.stack(rows) for rows in slow]))
@@ -67,7 +79,11 @@ def test_identity_1_views_are_disjoint_complete_and_scatter_back_exactly(ratio):
     patches = torch.rand(5, 64, 12)
     masks = random_masks(5, 64, ratio, torch.Generator().manual_seed(1))
     x1, x2 = complementary_views(patches, masks)
-    assert x1.shape == (5, num_visible(64, ratio), 12) and x2.shape == (5, 64 - num_visible(64, ratio), 12)
+    assert x1.shape == (5, num_visible(64, ratio), 12) and x2.shape == (
+        5,
+        64 - num_visible(64, ratio),
+        12,
+    )
     both = torch.cat([masks.ids_keep, masks.ids_remove], 1)
     assert torch.equal(both.sort(1).values, torch.arange(64).expand(5, -1))
     assert torch.equal(take(torch.cat([x1, x2], 1), masks.ids_restore), patches)

@@ -6,7 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.evaluate.representation import class_cosines, condition_number, participation_ratio, variance_ratio
+from lib.evaluate.representation import (
+    class_cosines,
+    condition_number,
+    participation_ratio,
+    variance_ratio,
+)
 from lib.losses import effective_rank, spectrum
 
 HADAMARD = torch.tensor([[1.0]]).double()
@@ -62,9 +67,13 @@ def test_class_cosines_equal_the_mean_over_pairs():
 
 def test_variance_ratio_is_one_for_separate_points_and_zero_for_equal_means():
     labels = torch.arange(40) % 2
-    assert variance_ratio(labels[:, None].double().expand(-1, 5) * 2 - 1, labels) == pytest.approx(1)
+    assert variance_ratio(labels[:, None].double().expand(-1, 5) * 2 - 1, labels) == pytest.approx(
+        1
+    )
     same = rows(20).repeat_interleave(2, 0)  # every point once in each class
     assert variance_ratio(same, labels) == pytest.approx(0, abs=1e-12)
     x = rows()
     within = sum((x[labels == c] - x[labels == c].mean(0)).square().sum() for c in (0, 1))
-    assert variance_ratio(x, labels) == pytest.approx(1 - (within / (x - x.mean(0)).square().sum()).item(), rel=1e-12)
+    assert variance_ratio(x, labels) == pytest.approx(
+        1 - (within / (x - x.mean(0)).square().sum()).item(), rel=1e-12
+    )

@@ -46,7 +46,9 @@ def test_with_nothing_masked_the_encoder_is_timms_forward_features(preset, dtype
     with torch.no_grad():
         got, expected = model.encode(images, masks), model.encoder.forward_features(images)
     torch.testing.assert_close(got[:, :1], expected[:, :1], rtol=0, atol=tolerance)
-    torch.testing.assert_close(got[:, 1:], take(expected[:, 1:], masks.ids_keep), rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        got[:, 1:], take(expected[:, 1:], masks.ids_keep), rtol=0, atol=tolerance
+    )
 
 
 def test_a_visible_subset_equals_timms_blocks_on_the_gathered_tokens():
@@ -54,7 +56,9 @@ def test_a_visible_subset_equals_timms_blocks_on_the_gathered_tokens():
     model, images, masks = seeded(config), images_for(config), random_masks(3, 64, 0.75)
     enc = model.encoder
     with torch.no_grad():
-        tokens = enc.patch_embed(images) + enc.pos_embed[:, 1:]  # timm's convolution over all patches
+        tokens = (
+            enc.patch_embed(images) + enc.pos_embed[:, 1:]
+        )  # timm's convolution over all patches
         cls = (enc.cls_token + enc.pos_embed[:, :1]).expand(3, -1, -1)
         expected = enc.norm(enc.blocks(torch.cat([cls, take(tokens, masks.ids_keep)], 1)))
         torch.testing.assert_close(model.encode(images, masks), expected, rtol=0, atol=2e-5)
@@ -62,21 +66,33 @@ def test_a_visible_subset_equals_timms_blocks_on_the_gathered_tokens():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_the_parameters_of_its_timm_twin(preset):
-    config = dataclasses.replace(PRESETS[preset], data=PRESETS[preset].data.replace("folder:", "folder:/x"))
+    config = dataclasses.replace(
+        PRESETS[preset], data=PRESETS[preset].data.replace("folder:", "folder:/x")
+    )
     name, published = TWINS.get(preset, (None, None))
     with torch.device("meta"):
         model = MAE(config)
-        size = dict(img_size=config.image_size, patch_size=config.patch_size, in_chans=config.channels, num_classes=0)
+        size = dict(
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            in_chans=config.channels,
+            num_classes=0,
+        )
         if name:
             twin = timm.create_model(name, **size)
-            assert sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters()) == published
+            assert (
+                sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters())
+                == published
+            )
         else:
             own = dict(embed_dim=config.embed_dim, depth=config.depth, num_heads=config.num_heads)
             twin = VisionTransformer(**size, **own)
         assert {k: v.shape for k, v in model.encoder.state_dict().items()} == {
             k: v.shape for k, v in twin.state_dict().items()
         }
-        assert sum(p.numel() for p in model.encoder.parameters()) == sum(p.numel() for p in twin.parameters())
+        assert sum(p.numel() for p in model.encoder.parameters()) == sum(
+            p.numel() for p in twin.parameters()
+        )
 
 
 def test_decoder_has_the_width_and_depth_asked_for():
@@ -88,11 +104,15 @@ def test_decoder_has_the_width_and_depth_asked_for():
 def test_the_state_dict_loads_into_timm_strictly():
     config = resolve("digits-vit-nano")
     model, images = seeded(config), images_for(config)
-    twin = VisionTransformer(img_size=8, patch_size=2, in_chans=1, num_classes=0, embed_dim=64, depth=3, num_heads=4)
+    twin = VisionTransformer(
+        img_size=8, patch_size=2, in_chans=1, num_classes=0, embed_dim=64, depth=3, num_heads=4
+    )
     twin.load_state_dict(model.encoder.state_dict(), strict=True)
     with torch.no_grad():
         expected = model.encode(images, random_masks(3, 16, 0.0))[:, 0]
-        torch.testing.assert_close(twin.eval().forward_features(images)[:, 0], expected, rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            twin.eval().forward_features(images)[:, 0], expected, rtol=0, atol=2e-5
+        )
 
 
 def test_the_export_comes_back_through_timms_local_dir(tmp_path):
@@ -117,7 +137,9 @@ def test_positions_are_maes():
 
     for dim, grid in ((16, 4), (64, 7)):
         w, h = np.meshgrid(np.arange(grid, dtype=np.float32), np.arange(grid, dtype=np.float32))
-        expected = np.concatenate([np.zeros((1, dim)), np.concatenate([one(dim // 2, w), one(dim // 2, h)], axis=1)])
+        expected = np.concatenate(
+            [np.zeros((1, dim)), np.concatenate([one(dim // 2, w), one(dim // 2, h)], axis=1)]
+        )
         np.testing.assert_allclose(sincos_positions(dim, grid)[0].numpy(), expected, atol=1e-6)
 
 
@@ -146,8 +168,12 @@ def test_identity_2_the_targets_are_the_removed_patches_alone():
     pred = torch.randn(3, 12, 4)
     losses = [reconstruction_loss(pred, model.targets(x, masks)).item() for x in (images, visible)]
     assert losses[0] == losses[1]
-    full = torch.zeros_like(patches).scatter_(1, masks.ids_remove[..., None].expand(-1, -1, 4), pred)
-    released = ((full - patches).square().mean(-1) * masks.mask).sum() / masks.mask.sum()  # MAE's masked mean
+    full = torch.zeros_like(patches).scatter_(
+        1, masks.ids_remove[..., None].expand(-1, -1, 4), pred
+    )
+    released = (
+        (full - patches).square().mean(-1) * masks.mask
+    ).sum() / masks.mask.sum()  # MAE's masked mean
     assert losses[0] == pytest.approx(released.item(), rel=1e-5)
 
 
@@ -182,7 +208,9 @@ def test_only_what_is_removed_is_predicted(ratio, removed):
 def test_pooling():
     latent = torch.randn(2, 5, 3)
     assert torch.equal(pool_tokens(latent, "token"), latent[:, 0])
-    torch.testing.assert_close(pool_tokens(latent, "avg"), sum(latent[:, i] for i in range(1, 5)) / 4)
+    torch.testing.assert_close(
+        pool_tokens(latent, "avg"), sum(latent[:, i] for i in range(1, 5)) / 4
+    )
 
 
 def test_every_weight_that_trains_gets_a_gradient():
@@ -191,7 +219,9 @@ def test_every_weight_that_trains_gets_a_gradient():
     latent, pred = model(images_for(config), random_masks(3, 16, 0.75))
     (pred.square().mean() + latent.square().mean()).backward()
     idle = [
-        n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
     ]
     # norm.bias etc. may have zero mean gradients, never exactly zero ones; keys' biases cancel in the softmax
     assert idle == []
@@ -208,4 +238,6 @@ def test_initialisation_is_maes():
 
 def test_extra_arguments_reach_timm():
     encoder = build_encoder(small(depth=2), drop_path_rate=0.1, num_classes=10)
-    assert encoder.num_classes == 10 and encoder.blocks[1].drop_path1.drop_prob == pytest.approx(0.1)
+    assert encoder.num_classes == 10 and encoder.blocks[1].drop_path1.drop_prob == pytest.approx(
+        0.1
+    )

@@ -16,13 +16,20 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from lib.errors import InputError
-from lib.presets import REPO, resolve
 from lib.notebook.parameters import read_parameters
-from lib.runs import open_run
 from lib.notebook.table1 import PAPER
+from lib.presets import REPO, resolve
+from lib.runs import open_run
 
 PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
-SWEEPS = {"04_finetune", "05_tsne", "06_lambda_ablation", "07_training_curve", "08_mask_ratio", "10_table1"}
+SWEEPS = {
+    "04_finetune",
+    "05_tsne",
+    "06_lambda_ablation",
+    "07_training_curve",
+    "08_mask_ratio",
+    "10_table1",
+}
 TINY = {  # with these settings the runs of two epochs, MAE and U-MAE, are shared by all
     "01_masking": {},
     "02_pretrain": {"epochs": 2},
@@ -49,7 +56,9 @@ def shared(tmp_path_factory):
 def outputs(shared, monkeypatch):
     """One $UMAE_OUTPUTS for all notebooks, so that they find each other's runs."""
     monkeypatch.setenv("UMAE_OUTPUTS", str(shared / "outputs"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+    )
     return shared / "outputs"
 
 
@@ -57,7 +66,12 @@ def execute(name: str, shared: Path, **parameters) -> str:
     """Runs a notebook from a foreign folder and returns what its cells printed."""
     target = shared / f"{name}-{len(list(shared.glob('*.ipynb')))}.ipynb"
     papermill.execute_notebook(
-        PATHS[name], target, {**TINY[name], **parameters}, cwd=shared, progress_bar=False, start_timeout=120
+        PATHS[name],
+        target,
+        {**TINY[name], **parameters},
+        cwd=shared,
+        progress_bar=False,
+        start_timeout=120,
     )
     cells = nbformat.read(target, 4).cells
     return "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
@@ -83,7 +97,13 @@ def code(name):
 
 
 def weights_on_disk(outputs):
-    kinds = ("runs/*/model.safetensors", "runs/*/finetune/*", "scratch/*/*", "runs/*/probes/*", "runs/*/features*")
+    kinds = (
+        "runs/*/model.safetensors",
+        "runs/*/finetune/*",
+        "scratch/*/*",
+        "runs/*/probes/*",
+        "runs/*/features*",
+    )
     return {p: p.stat().st_mtime_ns for kind in kinds for p in outputs.glob(kind)}
 
 
@@ -140,7 +160,9 @@ def test_an_unknown_parameter_is_refused_with_the_nearest_name(name):
 
 
 def test_an_unknown_parameter_stops_the_execution(shared):
-    with pytest.raises(PapermillExecutionError, match="unknown parameter 'lamda': did you mean 'lam'"):
+    with pytest.raises(
+        PapermillExecutionError, match="unknown parameter 'lamda': did you mean 'lam'"
+    ):
         execute("05_tsne", shared, lamda=0.1)
 
 
@@ -175,7 +197,9 @@ def test_03_linear_probe(done):
     assert {r["protocol"] for r in found["table"]} == {"online", "sgd", "mae", "lbfgs", "knn"}
     for row in found["table"]:
         assert all(0 <= v <= 100 for v in row["MAE"] + row["U-MAE"])
-        assert row["gain"] == pytest.approx([u - m for m, u in zip(row["MAE"], row["U-MAE"], strict=True)])
+        assert row["gain"] == pytest.approx(
+            [u - m for m, u in zip(row["MAE"], row["U-MAE"], strict=True)]
+        )
     assert min(v for r in of(found["table"], protocol="lbfgs") for v in r["MAE"] + r["U-MAE"]) > 40
 
 
@@ -214,7 +238,13 @@ def test_05_tsne(done):
 def test_06_lambda_ablation(done):
     found, _, _ = done("06_lambda_ablation")
     points = {(r["form"], r["lam"]) for r in found["results"]}
-    assert points == {("spectral", 0.0), ("spectral", 0.001), ("spectral", 0.1), ("euclidean", 0.0), ("euclidean", 0.1)}
+    assert points == {
+        ("spectral", 0.0),
+        ("spectral", 0.001),
+        ("spectral", 0.1),
+        ("euclidean", 0.0),
+        ("euclidean", 0.1),
+    }
     zero = of(found["results"], lam=0.0, seed=0)
     assert {r["run"] for r in zero} == {mae().folder.name}
     assert zero[0]["accuracy"] == zero[1]["accuracy"]
@@ -222,7 +252,9 @@ def test_06_lambda_ablation(done):
     rank = {r["lam"]: r["rank"] for r in of(found["results"], form="spectral", seed=0)}
     assert rank[0.1] > rank[0.0] + 1
     assert set(found["optimum"]) == {"online", "sgd", "knn"}
-    assert all(o["lam"] in (0.0, 0.001, 0.1) and len(o["gain"]) == 2 for o in found["optimum"].values())
+    assert all(
+        o["lam"] in (0.0, 0.001, 0.1) and len(o["gain"]) == 2 for o in found["optimum"].values()
+    )
     assert {c["verdict"] for c in found["claims"]} <= {"agrees", "does not agree", "cannot tell"}
 
 
@@ -241,8 +273,12 @@ def test_08_mask_ratio(done):
     found, _, _ = done("08_mask_ratio")
     for key in ("intra", "inter", "overall"):
         assert all(a >= b for a, b in itertools.pairwise(found[key]))
-    assert found["relative"] == pytest.approx([a / b for a, b in zip(found["intra"], found["inter"], strict=True)])
-    for low, middle, high in zip(found["interval"][0], found["relative"], found["interval"][1], strict=True):
+    assert found["relative"] == pytest.approx(
+        [a / b for a, b in zip(found["intra"], found["inter"], strict=True)]
+    )
+    for low, middle, high in zip(
+        found["interval"][0], found["relative"], found["interval"][1], strict=True
+    ):
         assert low <= middle <= high
     flat = found["averages"]["one mask for both"]
     assert flat == pytest.approx([flat[0]] * len(flat))
@@ -265,7 +301,9 @@ def test_10_table1(done):
     found, folder, text = done("10_table1")
     assert found["paper"] == PAPER
     here = of(found["cells"], preset="digits-vit-nano")
-    probed = json.loads(next((folder.parents[1] / "03_linear_probe").glob("*/*.json")).read_text())["table"]
+    probed = json.loads(next((folder.parents[1] / "03_linear_probe").glob("*/*.json")).read_text())[
+        "table"
+    ]
     for cell in here:
         if cell["kind"] == "linear":
             (row,) = of(probed, protocol=cell["how"], pool="token")

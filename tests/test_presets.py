@@ -8,8 +8,8 @@ import pytest
 from helpers import small
 
 from lib.errors import InputError
-from lib.presets import PRESETS, Config, resolve
 from lib.notebook.parameters import read_parameters
+from lib.presets import PRESETS, Config, resolve
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 OTHER = {  # a valid value of each field that differs from the digits preset
@@ -35,13 +35,25 @@ def test_the_papers_recipes():
     """Section 5.1 and Table 1 of the paper, and what the authors told of CIFAR-10."""
     for name in ("cifar10-vit-tiny", "cifar10-vit-base"):
         c = PRESETS[name]
-        assert (c.epochs, c.batch_size, c.weight_decay, c.mask_ratio, c.lam) == (2000, 4096, 0.05, 0.75, 0.001)
+        assert (c.epochs, c.batch_size, c.weight_decay, c.mask_ratio, c.lam) == (
+            2000,
+            4096,
+            0.05,
+            0.75,
+            0.001,
+        )
         assert (c.patch_size, c.decoder_dim, c.decoder_depth, c.warmup_epochs) == (2, 192, 4, 200)
         assert (c.normalize, c.augment, c.norm_pix_loss) == ("unit", "none", False)
         assert c.peak_lr == pytest.approx(1.5e-4 * 4096 / 256)
     for name in ("imagenet100-vit-base", "imagenet100-vit-large"):
         c = PRESETS[name]
-        assert (c.epochs, c.batch_size, c.weight_decay, c.mask_ratio, c.norm_pix_loss) == (200, 256, 0.05, 0.75, True)
+        assert (c.epochs, c.batch_size, c.weight_decay, c.mask_ratio, c.norm_pix_loss) == (
+            200,
+            256,
+            0.05,
+            0.75,
+            True,
+        )
         assert (c.image_size, c.patch_size, c.decoder_dim, c.decoder_depth) == (224, 16, 512, 8)
         assert c.augment == "resized_crop"
 
@@ -58,7 +70,9 @@ def test_a_field_enters_the_identity_exactly_if_it_decides_the_result(name):
 
 
 def test_without_the_uniformity_term_its_form_and_place_do_not_count():
-    forms = itertools.product((0, 0.0, -0.0), ("spectral", "released", "euclidean"), ("token", "avg"))
+    forms = itertools.product(
+        (0, 0.0, -0.0), ("spectral", "released", "euclidean"), ("token", "avg")
+    )
     zero = {resolve(lam=lam, uniformity=form, pool=pool).hash8 for lam, form, pool in forms}
     assert len(zero) == 1
     assert resolve(lam=0.1).hash8 != resolve(lam=0.1, pool="avg").hash8
@@ -90,7 +104,9 @@ pool: str | None = None"""
 
 def test_parameters_of_a_notebook():
     values = {"preset": "x", "lam": 1, "seeds": [1, 2], "pool": None, "other": 3}
-    got = read_parameters(["", CELL, "# Parameters\nlam = 1\nseeds = [1, 2]\n", "import torch"], values)
+    got = read_parameters(
+        ["", CELL, "# Parameters\nlam = 1\nseeds = [1, 2]\n", "import torch"], values
+    )
     assert got == {"preset": "x", "lam": 1.0, "seeds": [1, 2], "pool": None}
 
 

@@ -14,8 +14,15 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 
 
 def pinned() -> dict[str, str]:
-    lines = [r for r in (REPO / "constraints.txt").read_text().splitlines() if "==" in r and not r.startswith("#")]
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in (r.split("==") for r in lines)}
+    lines = [
+        r
+        for r in (REPO / "constraints.txt").read_text().splitlines()
+        if "==" in r and not r.startswith("#")
+    ]
+    return {
+        re.sub(r"[-_.]+", "-", name).lower(): version
+        for name, version in (r.split("==") for r in lines)
+    }
 
 
 def test_every_dependency_is_pinned_to_a_version_that_it_allows():
@@ -24,7 +31,9 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows():
         requirement = Requirement(text)
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         assert name in versions, f"constraints.txt lacks {name}"
-        assert requirement.specifier.contains(versions[name]), f"{name} {versions[name]} is not {requirement.specifier}"
+        assert requirement.specifier.contains(versions[name]), (
+            f"{name} {versions[name]} is not {requirement.specifier}"
+        )
 
 
 def test_environment_yml_names_no_version_of_its_own():
@@ -36,12 +45,23 @@ def test_environment_yml_names_no_version_of_its_own():
 
 def test_the_packages_that_the_project_is_built_for_are_dependencies():
     names = {Requirement(text).name for text in PROJECT["dependencies"]}
-    wanted = {"torch", "torchvision", "timm", "jupyterlab", "papermill", "matplotlib", "seaborn", "scikit-learn"}
+    wanted = {
+        "torch",
+        "torchvision",
+        "timm",
+        "jupyterlab",
+        "papermill",
+        "matplotlib",
+        "seaborn",
+        "scikit-learn",
+    }
     assert wanted <= names
 
 
 def test_git_does_not_ignore_the_package():
-    ignored = subprocess.run(["git", "-C", REPO, "check-ignore", "lib/models.py", "lib/new.py"], capture_output=True)
+    ignored = subprocess.run(
+        ["git", "-C", REPO, "check-ignore", "lib/models.py", "lib/new.py"], capture_output=True
+    )
     if ignored.returncode == 128:
         pytest.skip("not a git checkout")
     assert ignored.returncode == 1, ignored.stdout

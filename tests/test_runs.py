@@ -14,8 +14,15 @@ from helpers import environment, small
 from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import resolve
-from lib.runs.files import load_into, load_state, load_weights, save_state, save_weights, write_atomic
 from lib.runs import open_run
+from lib.runs.files import (
+    load_into,
+    load_state,
+    load_weights,
+    save_state,
+    save_weights,
+    write_atomic,
+)
 from lib.runs.folder import run_name
 
 
@@ -26,20 +33,34 @@ def test_names_say_what_differs_from_the_preset():
 
 
 @pytest.mark.parametrize(
-    "path", ["../../../etc/passwd", "/", "..", "a/../../b", "x\ny", "\udcff", "é" * 300, "~root", "$HOME"]
+    "path",
+    ["../../../etc/passwd", "/", "..", "a/../../b", "x\ny", "\udcff", "é" * 300, "~root", "$HOME"],
 )
 def test_no_config_leaves_the_output_folder(outputs, path):
     config = resolve("digits-vit-nano", data=f"folder:{path}")
     folder = open_run(config).folder
     assert folder.parent == outputs.resolve() / "runs" and len(folder.name.encode()) < 200
-    assert set(folder.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+    assert set(folder.name) <= set(
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+    )
     own = open_run(resolve(classes=("../..", path))).folder
     assert own.parent == folder.parent and own != folder
 
 
 def test_different_configs_have_different_folders():
-    others = ({}, {"classes": ("1", "2")}, {"classes": ("1", "3")}, {"data": "folder:/a"}, {"data": "folder:/b"})
-    configs = [resolve(lam=lam, seed=s, **more) for lam in (0, 1e-3, 0.1) for s in (0, 1) for more in others]
+    others = (
+        {},
+        {"classes": ("1", "2")},
+        {"classes": ("1", "3")},
+        {"data": "folder:/a"},
+        {"data": "folder:/b"},
+    )
+    configs = [
+        resolve(lam=lam, seed=s, **more)
+        for lam in (0, 1e-3, 0.1)
+        for s in (0, 1)
+        for more in others
+    ]
     assert len({open_run(c).folder for c in configs}) == len(configs)
 
 
@@ -54,9 +75,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_new_one(tmp_path, monkeypatch
     write_atomic(tmp_path / "file", b"old")
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(os, call, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patch.setattr(
+                os, call, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            )
             with pytest.raises(
-                InputError, match=r"cannot write .*file \(No space left on device\); earlier files are intact"
+                InputError,
+                match=r"cannot write .*file \(No space left on device\); earlier files are intact",
             ):
                 write_atomic(tmp_path / "file", b"new")
         assert (tmp_path / "file").read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
@@ -66,7 +90,11 @@ def test_write_atomic_syncs_the_file_before_the_rename_and_the_folder_after(tmp_
     calls = []
     real = os.fsync, os.replace
     kind = {True: "folder", False: "file"}
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(kind[stat.S_ISDIR(os.fstat(fd).st_mode)]), real[0](fd)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (calls.append(kind[stat.S_ISDIR(os.fstat(fd).st_mode)]), real[0](fd)),
+    )
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), real[1](a, b)))
     write_atomic(tmp_path / "file", b"x")
     assert calls == ["file", "rename", "folder"]
@@ -91,7 +119,10 @@ def test_files_of_two_processes_do_not_meet_and_those_of_the_dead_are_swept(tmp_
     dead = subprocess.Popen(["true"])
     dead.wait()
     (run.folder / "snapshots").mkdir(parents=True)
-    stale = [run.folder / f".state.pt.{dead.pid}.tmp", run.folder / f"snapshots/.a.safetensors.{dead.pid}.tmp"]
+    stale = [
+        run.folder / f".state.pt.{dead.pid}.tmp",
+        run.folder / f"snapshots/.a.safetensors.{dead.pid}.tmp",
+    ]
     living = run.folder / f".probe.json.{os.getppid()}.tmp"
     for path in (*stale, living):
         path.write_text("half")
@@ -115,10 +146,18 @@ def test_every_flipped_byte_of_weights_is_noticed(tmp_path):
 
 
 def test_state_round_trips_and_every_truncation_is_noticed(tmp_path):
-    state = {"step": 3, "t": torch.randn(4), "o": {"state": {0: {"step": torch.tensor(1.0)}}, "groups": [{"lr": 0.1}]}}
+    state = {
+        "step": 3,
+        "t": torch.randn(4),
+        "o": {"state": {0: {"step": torch.tensor(1.0)}}, "groups": [{"lr": 0.1}]},
+    }
     save_state(tmp_path / "s.pt", state)
     back = load_state(tmp_path / "s.pt")
-    assert back["step"] == 3 and torch.equal(back["t"], state["t"]) and back["o"]["groups"] == [{"lr": 0.1}]
+    assert (
+        back["step"] == 3
+        and torch.equal(back["t"], state["t"])
+        and back["o"]["groups"] == [{"lr": 0.1}]
+    )
     content = (tmp_path / "s.pt").read_bytes()
     for cut in (0, 10, 64, 65, len(content) // 2, len(content) - 1):
         (tmp_path / "s.pt").write_bytes(content[:cut])
@@ -129,7 +168,8 @@ def test_state_round_trips_and_every_truncation_is_noticed(tmp_path):
 def test_load_into_names_the_first_difference(tmp_path):
     state = MAE(small(embed_dim=32)).state_dict()
     with pytest.raises(
-        InputError, match=r"of another architecture: decoder_embed.weight is \(16, 32\), expected \(16, 16\)"
+        InputError,
+        match=r"of another architecture: decoder_embed.weight is \(16, 32\), expected \(16, 16\)",
     ):
         load_into(MAE(small()), state, tmp_path)
     state = MAE(small()).state_dict()
@@ -150,7 +190,16 @@ def test_the_record_says_which_code_machine_and_data():
     run = open_run(small())
     run.write_record(fingerprint="abc")
     assert run.record["config"] == json.loads(json.dumps(dataclasses.asdict(run.config)))
-    assert {"commit", "time", "torch", "timm", "device", "cpus", "threads", "command"} <= run.record.keys()
+    assert {
+        "commit",
+        "time",
+        "torch",
+        "timm",
+        "device",
+        "cpus",
+        "threads",
+        "command",
+    } <= run.record.keys()
     run.check_data("abc")
     with pytest.raises(InputError, match=r"was trained on other data \(abc, now xyz\)"):
         run.check_data("xyz")
@@ -169,7 +218,11 @@ with open_run(small()).lock():
 def holder():
     env = environment()
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-c", HOLD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
     )
     assert process.stdout.readline() == "held\n"
     return process
@@ -178,7 +231,9 @@ def holder():
 def test_a_run_held_by_another_process_says_by_whom_and_is_freed_by_its_death():
     run = open_run(small())
     process = holder()
-    message = rf"is being trained by \S+, pid {process.pid}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait"
+    message = (
+        rf"is being trained by \S+, pid {process.pid}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait"
+    )
     with pytest.raises(RunBusy, match=message), run.lock():
         pass
     with open_run(small(seed=1)).lock():  # another config is free
@@ -205,7 +260,10 @@ def test_a_forked_child_does_not_keep_the_lock():
             os.read(to_child[0], 1)
             os._exit(0)
         os.read(to_parent[0], 1)
-        with pytest.raises(RunBusy), run.lock():  # the child lets go of its copy, the parent keeps the lock
+        with (
+            pytest.raises(RunBusy),
+            run.lock(),
+        ):  # the child lets go of its copy, the parent keeps the lock
             pass
     try:
         with run.lock():

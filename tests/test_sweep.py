@@ -8,15 +8,13 @@ import time
 import pytest
 from helpers import environment, few, same_tensors, small, weights
 
-from lib.train import sweep
-from lib.notebook import table1
 from lib.evaluate import evaluate
 from lib.evaluate.finetuning import finetune
 from lib.evaluate.recipes import recipe_for
-from lib.runs import open_run
-from lib.train import train_all
+from lib.notebook import table1
 from lib.notebook.table1 import PAPER, finetuned, finished_runs, linear, setting
-from lib.train import train
+from lib.runs import open_run
+from lib.train import sweep, train, train_all
 
 
 def test_a_sweep_trains_each_run_once_and_says_what_it_did(capsys, monkeypatch):
@@ -50,7 +48,9 @@ train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)])
 def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
     configs = [small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)]
     env = environment(PYTHONPATH=f"{environment()['PYTHONPATH']}:{__file__.rsplit('/', 1)[0]}")
-    process = subprocess.Popen([sys.executable, "-c", SWEEP], env=env, cwd="/", stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP], env=env, cwd="/", stdout=subprocess.DEVNULL
+    )
     state, begun = open_run(configs[1]).folder / "state.pt", time.monotonic()
     while not state.is_file() and process.poll() is None and time.monotonic() - begun < 120:
         time.sleep(0.05)
@@ -60,7 +60,10 @@ def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
     before = finished.stat().st_mtime_ns
     assert open_run(configs[1]).result is None
     runs = train_all(configs)
-    assert [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines()] == ["found", "resumed"]
+    assert [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "found",
+        "resumed",
+    ]
     assert finished.stat().st_mtime_ns == before
     assert runs[1].result["epochs"] == 50
 
@@ -69,8 +72,12 @@ def test_table_1_of_the_paper():
     """Averages that its text gives: +14.7 points linear on CIFAR-10, +20.35 on ImageNet-100."""
     gain = {p: v["linear"]["U-MAE"] - v["linear"]["MAE"] for p, v in PAPER.items()}
     assert (gain["cifar10-vit-tiny"] + gain["cifar10-vit-base"]) / 2 == pytest.approx(14.75)
-    assert (gain["imagenet100-vit-base"] + gain["imagenet100-vit-large"]) / 2 == pytest.approx(20.35)
-    assert max(abs(v["finetune"]["U-MAE"] - v["finetune"]["MAE"]) for v in PAPER.values()) == pytest.approx(0.2)
+    assert (gain["imagenet100-vit-base"] + gain["imagenet100-vit-large"]) / 2 == pytest.approx(
+        20.35
+    )
+    assert max(
+        abs(v["finetune"]["U-MAE"] - v["finetune"]["MAE"]) for v in PAPER.values()
+    ) == pytest.approx(0.2)
 
 
 def test_table_1_reads_what_has_been_measured_and_measures_nothing(monkeypatch):
@@ -95,7 +102,13 @@ def test_table_1_reads_what_has_been_measured_and_measures_nothing(monkeypatch):
 
 def test_a_column_is_everything_but_the_term_and_the_seed():
     base = small()
-    for same in (small(lam=0.0), small(lam=0.5), small(seed=3), small(uniformity="euclidean"), small(pool="avg")):
+    for same in (
+        small(lam=0.0),
+        small(lam=0.5),
+        small(seed=3),
+        small(uniformity="euclidean"),
+        small(pool="avg"),
+    ):
         assert setting(same) == setting(base)
     for other in (small(epochs=3), small(mask_ratio=0.5), small(base_lr=1e-3)):
         assert setting(other) != setting(base)

@@ -12,13 +12,24 @@ from contextlib import suppress
 
 import pytest
 from helpers import cli_args, content, environment, folder_config, image_folder, small
-from test_kill import STAGES, check_visible_files, kill_at_random, kill_everywhere, killer, leak, writes_of  # noqa: F401
+from test_kill import (  # noqa: F401
+    STAGES,
+    check_visible_files,
+    kill_at_random,
+    kill_everywhere,
+    killer,
+    leak,
+    writes_of,
+)
 
 from lib.errors import InputError
 from lib.runs import Run, open_run
 from lib.train import train
 
-pytestmark = [pytest.mark.torture, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")]
+pytestmark = [
+    pytest.mark.torture,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
+]
 LONG = {"epochs": 30, "batch_size": 64, "snapshots": 4}  # some 650 steps on the whole of digits
 
 
@@ -69,19 +80,27 @@ def wait_until_gone(mark: str, seconds: float) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"snapshots": 1}, {"epochs": 5, "checkpoint_every": 2, "accum_steps": 2, "eval_every": 1}]
+    "fields",
+    [{"snapshots": 1}, {"epochs": 5, "checkpoint_every": 2, "accum_steps": 2, "eval_every": 1}],
 )
 def test_every_file_at_every_stage(killer, tmp_path, fields):  # noqa: F811
     number = writes_of(killer, tmp_path, fields)
     points = [(n, stage) for n in range(1, number + 1) for stage in STAGES]
     kill_everywhere(killer, tmp_path, fields, points)
-    say(f"{len(points)} kills inside, after and between writing and rename of {number} files survived")
+    say(
+        f"{len(points)} kills inside, after and between writing and rename of {number} files survived"
+    )
 
 
 def test_random_moments(killer, tmp_path):  # noqa: F811
     kills = 0
     for seed in range(12):
-        fields = {"epochs": 20, "accum_steps": 1 + seed % 2, "checkpoint_every": 1 + seed % 3, "seed": seed}
+        fields = {
+            "epochs": 20,
+            "accum_steps": 1 + seed % 2,
+            "checkpoint_every": 1 + seed % 3,
+            "seed": seed,
+        }
         kills += kill_at_random(killer, tmp_path / str(seed), fields, seed, most=25)
     say(f"{kills} kills at random moments of 12 runs survived")
     assert kills >= 30
@@ -104,7 +123,12 @@ def test_a_streamed_folder_with_workers(killer, tmp_path):  # noqa: F811
 
 def start(command: list[str], **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(**env), cwd="/"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(**env),
+        cwd="/",
     )
 
 
@@ -120,7 +144,11 @@ def killed_until_done(tmp_path, command, name, kills, pick, seed=0, at_most=240)
         before, wanted = len(run.metrics()), rng.choice([1, 1, 2, 3])
         process = start(command, UMAE_OUTPUTS=str(tmp_path / "killed"), UMAE_MARK=mark)
         end = time.monotonic() + at_most
-        while process.poll() is None and len(run.metrics()) < before + wanted and time.monotonic() < end:
+        while (
+            process.poll() is None
+            and len(run.metrics()) < before + wanted
+            and time.monotonic() < end
+        ):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
         assert process.poll() is None, process.communicate()[0]
@@ -140,7 +168,9 @@ def test_real_processes(tmp_path):
     command = [sys.executable, "-m", "lib.train", *cli_args(**LONG)]
     name = open_run(small(**LONG)).folder.name
     killed_until_done(tmp_path, command, name, 8, lambda pid, _: [pid, *descendants(pid)])
-    assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(train(small(**LONG)))
+    assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(
+        train(small(**LONG))
+    )
     say("8 kills of `python -m lib.train` survived")
 
 
@@ -148,11 +178,20 @@ def test_real_processes(tmp_path):
 def test_a_signal_to_the_whole_group_saves_although_workers_get_it_too(tmp_path, outputs, number):
     """Ctrl-C in a terminal and a scheduler's SIGTERM reach the decoding workers as well."""
     root = image_folder(tmp_path / "images", per_class=100)
-    fields = {"data": f"folder:{root}", "stream": "always", "workers": 2, "epochs": 50, "batch_size": 4, "snapshots": 0}
+    fields = {
+        "data": f"folder:{root}",
+        "stream": "always",
+        "workers": 2,
+        "epochs": 50,
+        "batch_size": 4,
+        "snapshots": 0,
+    }
     config = folder_config(root, **{k: v for k, v in fields.items() if k != "data"})
     command = [sys.executable, "-m", "lib.train", *cli_args(**fields)]
     env = environment(UMAE_MARK=str(tmp_path))
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, cwd="/", start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=env, cwd="/", start_new_session=True
+    )
     run = open_run(config)
     while not run.metrics():
         assert process.poll() is None
@@ -183,7 +222,9 @@ def write_notebook(path) -> None:
         for i, (source, tags) in enumerate(cells)
     ]
     spec = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-    path.write_text(json.dumps({"cells": code, "metadata": spec, "nbformat": 4, "nbformat_minor": 5}))
+    path.write_text(
+        json.dumps({"cells": code, "metadata": spec, "nbformat": 4, "nbformat_minor": 5})
+    )
 
 
 def test_the_kernel_of_a_notebook(tmp_path):
@@ -198,7 +239,9 @@ def test_the_kernel_of_a_notebook(tmp_path):
     ]
     name = open_run(small(**LONG)).folder.name
     killed_until_done(tmp_path, command, name, 4, lambda pid, _: descendants(pid))
-    assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(train(small(**LONG)))
+    assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(
+        train(small(**LONG))
+    )
     say("4 kills of a papermill kernel survived, no process left behind")
 
 
@@ -253,18 +296,25 @@ def test_a_full_and_then_a_read_only_file_system(tmpfs, tmp_path, monkeypatch):
     config = small(epochs=4, snapshots=4)
     whole = train(config)
     monkeypatch.setenv("UMAE_OUTPUTS", str(tmpfs))
-    with pytest.raises(InputError, match=r"cannot write .* \(No space left on device\); earlier files are intact"):
+    with pytest.raises(
+        InputError, match=r"cannot write .* \(No space left on device\); earlier files are intact"
+    ):
         train(config)
     run = open_run(config)
     check_visible_files(run)
-    kept = {p.name: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"}
+    kept = {
+        p.name: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"
+    }
     assert "state.pt" in kept and not list(run.folder.rglob(".*"))
     subprocess.run(["mount", "-o", "remount,ro", str(tmpfs)], check=True)
     with pytest.raises(
-        InputError, match=r"cannot write .* \(Read-only file system\); set UMAE_OUTPUTS to another folder"
+        InputError,
+        match=r"cannot write .* \(Read-only file system\); set UMAE_OUTPUTS to another folder",
     ):
         train(config)
-    assert {p.name: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"} == kept
+    assert {
+        p.name: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"
+    } == kept
     subprocess.run(["mount", "-o", "remount,rw,size=20m", str(tmpfs)], check=True)
     assert content(train(config)) == content(whole)
     say("a full and a read-only file system survived")
@@ -287,7 +337,9 @@ def test_a_file_system_that_turns_read_only_while_training(tmpfs, monkeypatch):
 
     at_step(monkeypatch, 4, freeze)
     try:
-        with pytest.raises(InputError, match=r"cannot write .* \(Read-only file system\); earlier files are intact"):
+        with pytest.raises(
+            InputError, match=r"cannot write .* \(Read-only file system\); earlier files are intact"
+        ):
             train(config, few(config))
         check_visible_files(open_run(config))
     finally:

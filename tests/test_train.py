@@ -5,27 +5,37 @@ import math
 import os
 import signal
 
+import lib.speed
 import pytest
 import torch
-from helpers import at_step, content, elsewhere, few, folder_config, image_folder, lines, same_tensors, small, weights
+from helpers import (
+    at_step,
+    content,
+    elsewhere,
+    few,
+    folder_config,
+    image_folder,
+    lines,
+    same_tensors,
+    small,
+    weights,
+)
 
 import lib.runs
-import lib.speed
 import lib.train
 from lib.compute import cpu_kernels as kernels
 from lib.data import load, validation_mask
 from lib.errors import InputError, Interrupted, NonFiniteLoss
 from lib.losses import UNIFORMITY_FORMS
-from lib.runs.provenance import processor
-from lib.runs import provenance
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import resolve
+from lib.runs import open_run, provenance
 from lib.runs.files import load_state, load_weights
-from lib.runs import open_run
-from lib.train.objective import Objective, learning_rate
-from lib.train.loop import Trainer
+from lib.runs.provenance import processor
 from lib.train import train
+from lib.train.loop import Trainer
+from lib.train.objective import Objective, learning_rate
 
 STEPS = 3  # an epoch of few(): 200 images, batches of 64
 
@@ -45,10 +55,16 @@ def test_same_seed_same_weights_and_metrics_whatever_the_global_random_state(mon
     assert not same_tensors(weights(runs[0]), weights(train(small(seed=1), few(small(seed=1)))))
 
 
-LOW = {"precision": "bf16", "embed_dim": 32, "decoder_dim": 32}  # by our own passes, where the machine can
+LOW = {
+    "precision": "bf16",
+    "embed_dim": 32,
+    "decoder_dim": 32,
+}  # by our own passes, where the machine can
 
 
-@pytest.mark.parametrize("fields", [{}, {"accum_steps": 2}, {"augment": "resized_crop", "uniformity": "released"}, LOW])
+@pytest.mark.parametrize(
+    "fields", [{}, {"accum_steps": 2}, {"augment": "resized_crop", "uniformity": "released"}, LOW]
+)
 @pytest.mark.parametrize("step", range(2 * STEPS))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_step_saves_and_resuming_equals_not_stopping(
@@ -61,7 +77,9 @@ def test_a_signal_at_any_step_saves_and_resuming_equals_not_stopping(
     elsewhere(monkeypatch, tmp_path, "interrupted")
     at_step(monkeypatch, step, lambda: os.kill(os.getpid(), number))
     if step < 2 * STEPS - 1:
-        with pytest.raises(Interrupted, match=f"stopped at step {step + 1}, saved; the same command resumes"):
+        with pytest.raises(
+            Interrupted, match=f"stopped at step {step + 1}, saved; the same command resumes"
+        ):
             train(config, few(config))
         assert open_run(config).result is None
     resumed = train(config, few(config))
@@ -94,8 +112,12 @@ def test_a_result_says_in_which_precision_it_was_computed(monkeypatch, bf16):
     assert run.result["passes"] == ("own" if bf16 and kernels.load()[0] else "torch's")
 
 
-@pytest.mark.parametrize("every,step,back_at", [(1, 4, 3), (1, 2, 0), (2, 11, 6), (2, 9, 6), (3, 8, 0)])
-def test_a_crash_goes_back_to_the_last_checkpoint_and_ends_the_same(monkeypatch, tmp_path, every, step, back_at, capfd):
+@pytest.mark.parametrize(
+    "every,step,back_at", [(1, 4, 3), (1, 2, 0), (2, 11, 6), (2, 9, 6), (3, 8, 0)]
+)
+def test_a_crash_goes_back_to_the_last_checkpoint_and_ends_the_same(
+    monkeypatch, tmp_path, every, step, back_at, capfd
+):
     config = small(epochs=4, checkpoint_every=every, eval_every=1)
     whole = train(config, few(config))
     elsewhere(monkeypatch, tmp_path, "crashed")
@@ -142,7 +164,9 @@ def test_a_run_that_another_process_finished_meanwhile_is_reused(monkeypatch, ca
 
 
 def test_forms_of_the_absent_term_share_one_run_and_its_numbers(monkeypatch, tmp_path):
-    configs = [small(lam=0, uniformity=u, pool=p) for u in UNIFORMITY_FORMS for p in ("token", "avg")]
+    configs = [
+        small(lam=0, uniformity=u, pool=p) for u in UNIFORMITY_FORMS for p in ("token", "avg")
+    ]
     first = train(configs[0], few(configs[0]))
     assert {train(c, few(c)).folder for c in configs} == {first.folder}
     elsewhere(monkeypatch, tmp_path, "other")
@@ -151,7 +175,9 @@ def test_forms_of_the_absent_term_share_one_run_and_its_numbers(monkeypatch, tmp
 
 def test_accumulated_steps_equal_whole_batches_up_to_rounding():
     """The reconstruction term is a mean over images, the spectral term is estimated per part: so lam = 0."""
-    one, two, eight = (train(c, few(c)) for a in (1, 2, 8) for c in [small(lam=0, accum_steps=a, precision="fp64")])
+    one, two, eight = (
+        train(c, few(c)) for a in (1, 2, 8) for c in [small(lam=0, accum_steps=a, precision="fp64")]
+    )
     for other in (two, eight):
         for (name, a), b in zip(weights(one).items(), weights(other).values(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
@@ -206,7 +232,9 @@ def trained(config, data) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in trainer.objective.state_dict().items()}
 
 
-def test_validation_labels_never_train_the_online_layer_and_no_label_trains_the_encoder(monkeypatch):
+def test_validation_labels_never_train_the_online_layer_and_no_label_trains_the_encoder(
+    monkeypatch,
+):
     config = small()
     held = validation_mask(few(config).train.labels)
     monkeypatch.setattr(lib.train, "validation_mask", lambda labels: held)
@@ -232,7 +260,11 @@ def test_test_images_train_nothing():
 def test_the_gradient_is_that_of_reconstruction_plus_lam_times_uniformity():
     from lib.losses import reconstruction_loss, uniformity_loss
 
-    for fields in ({"lam": 0.7}, {"lam": 0.7, "pool": "avg", "uniformity": "euclidean"}, {"lam": 0}):
+    for fields in (
+        {"lam": 0.7},
+        {"lam": 0.7, "pool": "avg", "uniformity": "euclidean"},
+        {"lam": 0},
+    ):
         config = small(**fields)
         torch.manual_seed(0)
         objective = Objective(config, 10).double()
@@ -273,7 +305,9 @@ def test_the_rate_warms_up_linearly_and_falls_as_a_half_cosine():
     rates = [learning_rate(c, s, 5) for s in range(50)]
     peak = 1e-3 * 128 / 256
     assert rates[:10] == pytest.approx([peak * (s + 1) / 10 for s in range(10)])
-    assert rates[10:] == pytest.approx([peak * 0.5 * (1 + math.cos(math.pi * s / 40)) for s in range(40)])
+    assert rates[10:] == pytest.approx(
+        [peak * 0.5 * (1 + math.cos(math.pi * s / 40)) for s in range(40)]
+    )
     assert learning_rate(small(warmup_epochs=0), 0, 5) == small().peak_lr
     full = small(epochs=2, warmup_epochs=2)
     assert learning_rate(full, 9, 5) == pytest.approx(full.peak_lr)
@@ -339,7 +373,9 @@ def test_a_metrics_line_is_the_epochs_mean_and_the_result_is_measured_on_the_tes
     run = train(config, few(config))
     for m in run.metrics():
         assert m["loss"] == pytest.approx(m["reconstruction"] + 0.5 * m["uniformity"], rel=1e-6)
-        assert 0 <= m["validation_online_token_full"] <= 100 and 1 <= m["validation_rank_token"] <= 16
+        assert (
+            0 <= m["validation_online_token_full"] <= 100 and 1 <= m["validation_rank_token"] <= 16
+        )
     data = few(config)
     model = run.load_model()
     with torch.no_grad():
@@ -366,13 +402,18 @@ def test_accuracy_on_full_images_is_the_online_layers(monkeypatch):
 
 
 @pytest.mark.parametrize("step", [3, 4])
-def test_a_non_finite_loss_stops_names_the_step_and_keeps_the_last_checkpoint(monkeypatch, tmp_path, step):
+def test_a_non_finite_loss_stops_names_the_step_and_keeps_the_last_checkpoint(
+    monkeypatch, tmp_path, step
+):
     config = small()
     whole = train(config, few(config))
     elsewhere(monkeypatch, tmp_path, "broken")
-    at_step(monkeypatch, step, lambda: math.inf)  # the weights are gone after this step, the loss in the next
+    at_step(
+        monkeypatch, step, lambda: math.inf
+    )  # the weights are gone after this step, the loss in the next
     with pytest.raises(
-        NonFiniteLoss, match=rf"the loss is not finite at step {step + 1} \(epoch 1\); the last checkpoint is kept"
+        NonFiniteLoss,
+        match=rf"the loss is not finite at step {step + 1} \(epoch 1\); the last checkpoint is kept",
     ):
         train(config, few(config))
     state = load_state(open_run(config).folder / "state.pt")
@@ -426,5 +467,8 @@ def test_a_whole_epoch_of_the_default_preset_learns():
 
 def test_the_processor_has_a_name(monkeypatch):
     assert processor().strip()
-    monkeypatch.setattr("pathlib.Path.read_text", lambda _: "flags: x\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: B\n")
+    monkeypatch.setattr(
+        "pathlib.Path.read_text",
+        lambda _: "flags: x\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: B\n",
+    )
     assert processor() == "A CPU @ 2 GHz"

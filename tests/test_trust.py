@@ -17,11 +17,15 @@ from lib.presets import REPO, resolve
 from lib.runs import open_run
 from lib.train import train
 
-SOURCES = {p.relative_to(REPO).as_posix(): p.read_text() for p in sorted((REPO / "lib").rglob("*.py"))}
+SOURCES = {
+    p.relative_to(REPO).as_posix(): p.read_text() for p in sorted((REPO / "lib").rglob("*.py"))
+}
 for notebook in sorted((REPO / "notebooks").glob("*.ipynb")):
     cells = [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
     code = "\n".join("".join(c["source"]) for c in cells)
-    SOURCES[notebook.name] = "\n".join("pass" if line.lstrip()[:1] in "%!" else line for line in code.split("\n"))
+    SOURCES[notebook.name] = "\n".join(
+        "pass" if line.lstrip()[:1] in "%!" else line for line in code.split("\n")
+    )
 
 RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 REACHES_OUT = {"urllib", "requests", "http", "httpx", "ftplib", "smtplib", "huggingface_hub"}

@@ -11,52 +11,57 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from lib.distributed import collectives as parallel
 from lib.data import Dataset, Split
+from lib.distributed import collectives
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.presets import Config
-from lib.train.loop import Trainer
 from lib.train import train
+from lib.train.checkpoint import full_state_dict
+from lib.train.loop import Trainer
 
 
 def data_of(config: Config, n: int = 80) -> Dataset:
     """n random digits-like images in ten classes; no file is read."""
     g = torch.Generator().manual_seed(5)
-    images = torch.randint(256, (n, config.channels, config.image_size, config.image_size), generator=g)
+    images = torch.randint(
+        256, (n, config.channels, config.image_size, config.image_size), generator=g
+    )
     split = Split(torch.arange(n) % 10, images.to(torch.uint8), [])
     mean = torch.full((config.channels,), 0.5)
-    return Dataset(split, split, [str(k) for k in range(10)], mean, mean / 2, "random", config)
+    return Dataset(
+        split, split, [str(k) for k in range(10)], mean, mean / 2, "random", config.image_size
+    )
 
 
 def steps(config: Config, count: int) -> dict[str, Any]:
     """The weights, the mean terms and the images seen in the first `count` steps of one run."""
-    trainer = Trainer(config, data_of(config), None)  # type: ignore[arg-type]
+    trainer = Trainer(config, data_of(config))
     seen: list[Tensor] = []
     take = trainer.data.batches
 
-    def recorded(split: Split, order: Any, epoch: int = -1) -> Any:
+    def recorded(split: Split, order: Any, **more: Any) -> Any:
         seen.extend(order)
-        return take(split, order, epoch)
+        return take(split, order, **more)
 
     trainer.data.batches = recorded  # type: ignore[method-assign]
     bar = type("Bar", (), {"update": lambda self, n: None})()
     for epoch in range(-(-count // trainer.steps_per_epoch)):
         trainer.train_epoch(epoch, bar, [])
     assert trainer.step == count
-    weights = parallel.whole(trainer.objective.state_dict())
+    weights = full_state_dict(trainer.objective.state_dict())
     mine = torch.stack(seen)
     if trainer.world > 1:
         shares = [torch.empty_like(mine) for _ in range(trainer.world)]
         dist.all_gather(shares, mine)
     else:
         shares = [mine]
-    return {"weights": weights, "sums": parallel.average_(trainer.sums), "seen": shares}
+    return {"weights": weights, "sums": collectives.all_reduce_mean_(trainer.sums), "seen": shares}
 
 
 def global_uniformity(features: Tensor, form: str) -> dict[str, Tensor]:
     """Value and gradient of this process's share, gathered; DDP's averaging is a division by the processes."""
-    rank, world = parallel.place()
+    rank, world = collectives.rank_and_world_size()
     share = features.chunk(world)[rank].clone().requires_grad_()
     value = uniformity_loss(share, form)
     (value**2).backward()
@@ -85,7 +90,7 @@ def whole_run(config: Config) -> str:
 
 def stopped_run(config: Config, at_step: int) -> None:
     """A run in which one process, not the first, is asked to stop at a step."""
-    rank, world = parallel.place()
+    rank, world = collectives.rank_and_world_size()
     taken = 0
 
     def count(*_: Any) -> None:
@@ -103,14 +108,14 @@ def stopped_run(config: Config, at_step: int) -> None:
 
 def fails(kind: str) -> None:
     """Rank 1 raises; rank 0 waits for it in a collective."""
-    if parallel.place()[0] == 1:
+    if collectives.rank_and_world_size()[0] == 1:
         raise InputError("made up: nothing, do nothing") if kind == "input" else KeyError("lost")
     dist.barrier()
 
 
 def leaves_marks(folder: str) -> str:
     """One file from its work, and one from the interpreter's ending."""
-    rank = parallel.place()[0]
+    rank = collectives.rank_and_world_size()[0]
     open(f"{folder}/worked-{rank}", "w").close()
     atexit.register(lambda: open(f"{folder}/ended-{rank}", "w").close())
     return "done"

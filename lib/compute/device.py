@@ -1,9 +1,9 @@
-"""The machine around a run: device, memory, signals, provenance, and the lines that it prints."""
+"""The device of a run: which one, its precision, its memory, its cores."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import joblib
 import torch
 from torch import Tensor
 
@@ -59,12 +59,13 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def settle_precision(precision: str, device: torch.device) -> tuple[str, str]:
-    """(the precision to compute in, a line to print or ""): bf16 becomes fp32 where it is not in hardware."""
+    """(the precision to compute in, why it is another than asked for, or "")
+
+    bf16 becomes fp32 where the device has no hardware for it.
+    """
     if precision == "bf16" and not has_bf16(device):
-        return (
-            "fp32",
-            f"precision bf16: this {device.type} has no bfloat16 arithmetic, float32 is used instead",
-        )
+        why = f"bf16: this {device.type} has no bfloat16 arithmetic, float32 is used instead"
+        return "fp32", why
     return precision, ""
 
 
@@ -75,4 +76,4 @@ def send(x: Tensor, device: torch.device) -> Tensor:
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return joblib.cpu_count()

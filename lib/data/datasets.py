@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from lib.data.decoding import Decoder, open_image, show_path
 from lib.data.folders import scan
 from lib.errors import InputError
-from lib.presets import REPO, Config
+from lib.presets import REPO
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -39,54 +39,85 @@ class Split:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class Normalization:
+    """uint8 pixels -> the model's input: (pixels / 255 - mean) / std per channel, mean, std (C,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """images (B, C, H, W) uint8 -> (B, C, H, W) of `dtype`."""
+        x = images.to(dtype) / 255
+        return (x - self._like(self.mean, x)) / self._like(self.std, x)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """The model's input (B, C, H, W) -> pixels in [0, 1] (not clamped)."""
+        return x * self._like(self.std, x) + self._like(self.mean, x)
+
+    @staticmethod
+    def _like(value: Tensor, x: Tensor) -> Tensor:
+        return value.to(x).view(1, -1, 1, 1)
+
+
 @dataclass
 class Dataset:
-    """A training and a test split with one list of classes; mean, std (C,) of the training pixels in [0, 1]."""
+    """A training and a test split with one list of classes.
+
+    mean, std (C,): of the training pixels in [0, 1]. fingerprint: of the content; runs and results
+    on other content are other runs and results.
+    """
 
     train: Split
     test: Split
     class_names: list[str]
     mean: Tensor
     std: Tensor
-    fingerprint: str  # of the pixels in memory, or of the paths and sizes of a stream
-    config: Config
+    fingerprint: str
+    image_size: int
 
-    def batches(self, split: Split, order: Sequence[Tensor], epoch: int = -1) -> Iterator[Tensor]:
-        """uint8 (B, C, S, S) for every index tensor of `order`; epoch >= 0 asks for training crops of a stream."""
+    def batches(
+        self,
+        split: Split,
+        order: Sequence[Tensor],
+        crop_seed: tuple[int, int] | None = None,
+        workers: int = 0,
+    ) -> Iterator[Tensor]:
+        """uint8 (B, C, S, S) for every index tensor of `order`.
+
+        A streamed split is decoded by `workers` processes (0: by this one); with `crop_seed` =
+        (seed, epoch) every image is a random resized crop. Images in memory know neither.
+        """
         if split.images is not None:
             yield from (split.images[ids] for ids in order)
             return
-        crop = epoch >= 0 and self.config.augment == "resized_crop"
-        seed = (self.config.seed, epoch) if crop else None
-        decoded = Decoder(split.paths, self.config.image_size, seed)
-        batches, workers = [o.tolist() for o in order], self.config.workers
+        decoder = Decoder(split.paths, self.image_size, crop_seed)
+        batches = [ids.tolist() for ids in order]
         loader = DataLoader(
-            decoded, batch_sampler=batches, num_workers=workers, worker_init_fn=_heed_parent_only
+            decoder,
+            batch_sampler=batches,
+            num_workers=workers,
+            worker_init_fn=_heed_parent_only,
         )
         try:
             yield from loader
         except InputError as error:  # a worker's arrives inside its traceback
-            raise InputError(
-                str(error).strip().split("\n")[-1].removeprefix("lib.errors.InputError: ")
-            ) from None
+            line = str(error).strip().split("\n")[-1]
+            raise InputError(line.removeprefix("lib.errors.InputError: ")) from None
 
-    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """uint8 pixels -> the model's input, by `config.normalize`."""
-        x = images.to(dtype) / 255
-        if self.config.normalize == "unit":
-            return x * 2 - 1
-        shape = (1, -1, 1, 1)
-        return (x - self.mean.to(x).view(shape)) / self.std.to(x).view(shape)
+    def images(self, split: Split, ids: Tensor | Sequence[int]) -> Tensor:
+        """uint8 (N, C, S, S) of these images of a split, in memory or streamed."""
+        return next(self.batches(split, [torch.as_tensor(ids)]))
 
-    def denormalize(self, x: Tensor) -> Tensor:
-        """The model's input -> pixels in [0, 1] (not clamped)."""
-        if self.config.normalize == "unit":
-            return (x + 1) / 2
-        shape = (1, -1, 1, 1)
-        return x * self.std.to(x).view(shape) + self.mean.to(x).view(shape)
+    def normalization(self, kind: str) -> Normalization:
+        """ "dataset": by mean and std of the training pixels; "unit": pixels to [-1, 1]."""
+        if kind == "unit":
+            half = torch.full_like(self.mean, 0.5)
+            return Normalization(half, half)
+        return Normalization(self.mean, self.std)
 
 
-def _folder(root: Path, config: Config) -> tuple[Split, Split, list[str]]:
+def _folder(root: Path, source: "Source") -> tuple[Split, Split, list[str]]:
     if not root.is_dir():
         raise InputError(
             f"no folder {show_path(root)}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test"
@@ -96,21 +127,21 @@ def _folder(root: Path, config: Config) -> tuple[Split, Split, list[str]]:
         raise InputError(
             f"{show_path(root)} needs the subfolders train and val (or test), one folder per class in each"
         )
-    names, train_paths, train_labels = scan(root / "train", None, config.classes)
-    _, test_paths, test_labels = scan(held_out, names, config.classes)
+    names, train_paths, train_labels = scan(root / "train", None, source.classes)
+    _, test_paths, test_labels = scan(held_out, names, source.classes)
     names = [show_path(Path(n)) for n in names]
-    size = (len(train_paths) + len(test_paths)) * config.image_size**2 * 3
-    if config.stream == "always" or (config.stream == "auto" and size > IN_MEMORY_BYTES):
+    size = (len(train_paths) + len(test_paths)) * source.image_size**2 * 3
+    if source.stream == "always" or (source.stream == "auto" and size > IN_MEMORY_BYTES):
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda path: open_image(path, decode=False), train_paths + test_paths))
         return Split(train_labels, None, train_paths), Split(test_labels, None, test_paths), names
-    decode = Decoder(train_paths + test_paths, config.image_size, None).__getitem__
+    decode = Decoder(train_paths + test_paths, source.image_size, None).__getitem__
     n, total = len(train_paths), len(train_paths) + len(test_paths)
     with (
         ThreadPoolExecutor() as pool
     ):  # threads pay off only where decoding one image takes longer than a hand-over
         decoded = (
-            pool.map(decode, range(total)) if config.image_size > 64 else map(decode, range(total))
+            pool.map(decode, range(total)) if source.image_size > 64 else map(decode, range(total))
         )
         images = torch.stack(list(decoded))
     return (
@@ -120,7 +151,7 @@ def _folder(root: Path, config: Config) -> tuple[Split, Split, list[str]]:
     )
 
 
-def _digits(config: Config, _: Path) -> tuple[Split, Split, list[str]]:
+def _digits(source: "Source", _: Path) -> tuple[Split, Split, list[str]]:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -162,11 +193,11 @@ def read_idx(path: Path) -> Tensor:
         ) from None
 
 
-def _fashion_mnist(config: Config, root: Path) -> tuple[Split, Split, list[str]]:
+def _fashion_mnist(source: "Source", root: Path) -> tuple[Split, Split, list[str]]:
     from torchvision.datasets import FashionMNIST
 
     raw = root / "FashionMNIST" / "raw"
-    if config.download:
+    if source.download:
         _fetch("Fashion-MNIST", root, lambda: FashionMNIST(str(root), download=True))
     folder = next(
         (f for f in (raw, DEBIAN_FASHION_MNIST) if (f / "train-images-idx3-ubyte.gz").is_file()),
@@ -190,12 +221,12 @@ def _fashion_mnist(config: Config, root: Path) -> tuple[Split, Split, list[str]]
     return splits[0], splits[1], list(FashionMNIST.classes)
 
 
-def _cifar10(config: Config, root: Path) -> tuple[Split, Split, list[str]]:
+def _cifar10(source: "Source", root: Path) -> tuple[Split, Split, list[str]]:
     from torchvision.datasets import CIFAR10
 
     if (root / "train").is_dir():
-        return _folder(root, config)
-    if config.download:
+        return _folder(root, source)
+    if source.download:
         _fetch("CIFAR-10", root, lambda: CIFAR10(str(root), download=True))
     try:
         sets = [CIFAR10(str(root), train=t) for t in (True, False)]
@@ -232,38 +263,55 @@ def _select(split: Split, names: Sequence[str], subset: Sequence[str]) -> Split:
     return Split(new[split.labels[keep]], split.images[keep], [])
 
 
-def load(config: Config) -> Dataset:
-    """The dataset that `config` names. Raises InputError, before anything else starts, if it cannot be used."""
+@dataclass(frozen=True)
+class Source:
+    """What `load` was asked for."""
+
+    data: str
+    image_size: int
+    classes: tuple[str, ...]
+    download: bool
+    stream: str
+
+
+def load(
+    data: str,
+    image_size: int,
+    classes: Sequence[str] = (),
+    classes_file: str = "",
+    data_dir: str = "",
+    download: bool = False,
+    stream: str = "auto",
+) -> Dataset:
+    """The images that `data` names: digits, fashion_mnist, cifar10 or folder:/path.
+
+    The arguments are those fields of `lib.presets.Config`: `load(**config.data_fields)`.
+    Raises InputError, before anything else starts, if they cannot be used.
+    """
+    source = Source(data, image_size, tuple(classes), download, stream)
+    root = Path(data_dir).expanduser() if data_dir else REPO / "data"
     try:
-        return _load(config)
+        return _load(source, root)
     except OSError as error:
-        raise InputError(
-            f"cannot read {show_path(Path(error.filename or config.data))} ({error.strerror})"
-        ) from None
+        where = show_path(Path(error.filename or data))
+        raise InputError(f"cannot read {where} ({error.strerror})") from None
 
 
-def _load(config: Config) -> Dataset:
-    kind, _, path = config.data.partition(":")
-    root = Path(config.data_dir).expanduser() if config.data_dir else REPO / "data"
+def _load(source: Source, root: Path) -> Dataset:
+    kind, _, path = source.data.partition(":")
     if kind == "folder":
-        train, test, names = _folder(Path(path).expanduser(), config)
+        train, test, names = _folder(Path(path).expanduser(), source)
     else:
-        train, test, names = {
-            "digits": _digits,
-            "fashion_mnist": _fashion_mnist,
-            "cifar10": _cifar10,
-        }[kind](config, root)
-        if config.classes and set(names) != set(config.classes):
-            if odd := sorted(set(config.classes) - set(names)):
+        read = {"digits": _digits, "fashion_mnist": _fashion_mnist, "cifar10": _cifar10}[kind]
+        train, test, names = read(source, root)
+        if source.classes and set(names) != set(source.classes):
+            if odd := sorted(set(source.classes) - set(names)):
                 raise InputError(f"{kind} has no class {odd[0]!r}; its classes: {', '.join(names)}")
-            train, test = (
-                _select(train, names, config.classes),
-                _select(test, names, config.classes),
-            )
-            names = [n for n in names if n in config.classes]
+            train, test = (_select(split, names, source.classes) for split in (train, test))
+            names = [n for n in names if n in source.classes]
     for split in (train, test):
-        if split.images is not None and split.images.shape[-1] != config.image_size:
-            size = (config.image_size, config.image_size)
+        if split.images is not None and split.images.shape[-1] != source.image_size:
+            size = (source.image_size, source.image_size)
             resized = F.interpolate(split.images.float(), size, mode="bilinear", antialias=True)
             split.images = resized.round().clamp(0, 255).to(torch.uint8)
     if train.images is not None and test.images is not None:
@@ -271,7 +319,7 @@ def _load(config: Config) -> Dataset:
         parts = [train.images.numpy().tobytes(), test.images.numpy().tobytes()]
     else:
         sample = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:4096]
-        decoder = Decoder(train.paths, config.image_size, None)
+        decoder = Decoder(train.paths, source.image_size, None)
         pixels = torch.stack([decoder[i] for i in sample.tolist()])
         parts = [
             os.fsencode(p.name) + str(p.stat().st_size).encode() for p in train.paths + test.paths
@@ -285,7 +333,9 @@ def _load(config: Config) -> Dataset:
     ]:
         digest.update(part)
     mean, std = _pixel_moments(pixels)
-    return Dataset(train, test, names, mean, std.clamp_min(1e-3), digest.hexdigest()[:16], config)
+    std = std.clamp_min(1e-3)
+    fingerprint = digest.hexdigest()[:16]
+    return Dataset(train, test, names, mean, std, fingerprint, source.image_size)
 
 
 def _pixel_moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ import torch.distributed as dist
 
 from lib import errors
 from lib.compute.device import cores
-from lib.errors import InputError
+from lib.errors import InputError, UMAEError
 
 TIMEOUT = timedelta(minutes=5)  # of one collective: no worker waits longer for one that is gone
 
@@ -75,7 +75,7 @@ def run(fn: Callable[..., Any], processes: int, *args: Any) -> Any:
     """fn(*args) in `processes` workers of one process group; returns what rank 0 returned.
 
     `fn` must be importable (a function of a module, not of a notebook cell) and return what can be pickled. With one
-    process it is called right here. An error in any worker ends all of them: an InputError is raised again here, any
+    process it is called right here. An error in any worker ends all of them: a UMAEError is raised again here, any
     other as RuntimeError with the worker's traceback. An interrupt of this process interrupts the workers, waits
     until they have saved and ended, and is raised again.
     """
@@ -116,7 +116,7 @@ def _worker(fn: Callable[..., Any], args: tuple, folder: str) -> Any:
             result = fn(*args)
             ForkingPickler.dumps(result)  # what cannot be sent is an error of the function
         except BaseException as error:  # noted before the others see that this process is gone
-            known = isinstance(error, InputError)
+            known = isinstance(error, UMAEError)
             text = (
                 str(error)
                 if known

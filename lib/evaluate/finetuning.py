@@ -6,8 +6,6 @@ the best validation accuracy (the first of equal ones), "last" after the last ep
 """
 
 import copy
-import hashlib
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,17 +20,18 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lib.compute.acceleration import choose_passes
+from lib.compute.acceleration import choose_kernels
 from lib.compute.device import clear_memory_errors, pick_device, settle_precision
-from lib.compute.generator import stream
+from lib.compute.generator import generator
+from lib.data import Dataset, load, validation_mask
 from lib.data.augmentation import NOISE, augment
-from lib.data.datasets import Dataset, load, validation_mask
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate.randaugment import Augmented, kept_randomness, seed_all
 from lib.evaluate.recipes import Recipe
 from lib.models import MAE, build_encoder, encoder_args
 from lib.presets import Config
-from lib.runs.files import load_state, save_state, write_json
+from lib.runs.cache import cache_key, cached
+from lib.runs.files import load_state, save_state
 from lib.runs.folder import open_run, outputs
 from lib.runs.provenance import provenance
 
@@ -49,20 +48,33 @@ class Job:
     seed: int
     scratch: bool
 
+    images: str  # fingerprint
+    weights: str  # digest of what the encoder starts from; "" from scratch
+
+    def inputs(self) -> dict[str, Any]:
+        """Everything that decides the result."""
+        own = {k: getattr(self.config, k) for k in ("normalize", "precision")}
+        return {
+            "recipe": asdict(self.recipe),
+            "fraction": self.fraction,
+            "seed": self.seed,
+            "scratch": self.scratch,
+            "images": self.images,
+            "weights": self.weights,
+            "encoder": {**encoder_args(self.config), **own},
+        }
+
     @property
-    def path(self) -> Path:
-        """The result's file: in the run's folder; from scratch in outputs/scratch, which all runs share."""
-        decides = ("data", "classes", "normalize", "precision")
-        own = {**encoder_args(self.config), **{k: getattr(self.config, k) for k in decides}}
-        key = hashlib.sha256(
-            repr((self.recipe, self.fraction, self.seed, own)).encode()
-        ).hexdigest()[:16]
-        root = (
-            outputs() / "scratch" / self.config.preset
-            if self.scratch
-            else open_run(self.config).folder / "finetune"
-        )
-        return root / f"{key}.json"
+    def folder(self) -> Path:
+        """In the run's folder; from scratch in outputs/scratch, which all runs share."""
+        if self.scratch:
+            return outputs() / "scratch" / self.config.preset
+        return open_run(self.config, self.images).folder / "finetune"
+
+    @property
+    def state_path(self) -> Path:
+        """The state of an interrupted finetuning."""
+        return self.folder / f"{cache_key(self.inputs())}.pt"
 
 
 def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -70,7 +82,7 @@ def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
     With one seed, smaller fractions are subsets of larger ones."""
     if not 0 < fraction <= 1:
         raise InputError(f"a fraction of the labels must be in (0, 1], got {fraction}")
-    order = torch.randperm(len(labels), generator=stream(seed, "labels"))
+    order = torch.randperm(len(labels), generator=generator(seed, "labels"))
     order = order[~validation_mask(labels)[order]]
     members = [order[labels[order] == c] for c in labels.unique()]
     return torch.cat([m[: max(1, round(fraction * len(m)))] for m in members])
@@ -79,7 +91,9 @@ def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:
 def build(job: Job, classes: int) -> nn.Module:
     """timm's VisionTransformer with the run's encoder, or one as pretraining starts, and a new linear head."""
     seed_all(job.seed)
-    encoder = (MAE(job.config) if job.scratch else open_run(job.config).load_model()).encoder
+    encoder = (
+        MAE(job.config) if job.scratch else open_run(job.config, job.images).load_model()
+    ).encoder
     extra = {
         "num_classes": classes,
         "global_pool": job.recipe.pool,
@@ -100,20 +114,21 @@ def finetune(
     untrained ones). With a fraction p of the labels an epoch has sqrt(p) times the steps. Done once: the result is a
     file that a second call reads, and a long one that was killed goes on from its last saved epoch.
     """
-    job = Job(
-        config, replace(recipe, layer_decay=1.0) if scratch else recipe, fraction, seed, scratch
-    )
-    if job.path.is_file():
-        return json.loads(job.path.read_text())
-    data = replace(data, config=config) if data else load(config)
-    if not scratch:
-        open_run(config).check_data(data.fingerprint)
-    with kept_randomness(), clear_memory_errors():
-        result = Finetuning(job, data).result()
-    what = {"recipe": asdict(job.recipe), "fraction": fraction, "seed": seed, "scratch": scratch}
-    write_json(job.path, {**result, **what, "fingerprint": data.fingerprint, **provenance()})
-    job.path.with_suffix(".pt").unlink(missing_ok=True)
-    return json.loads(job.path.read_text())
+    data = data or load(**config.data_fields)
+    weights = ""
+    if scratch:
+        recipe = replace(recipe, layer_decay=1.0)
+    else:
+        weights = open_run(config, data.fingerprint).weights_digest()
+    job = Job(config, recipe, fraction, seed, scratch, data.fingerprint, weights)
+
+    def measured() -> dict[str, Any]:
+        with kept_randomness(), clear_memory_errors():
+            return {**Finetuning(job, data).result(), **provenance()}
+
+    result = cached(job.folder, job.inputs(), measured)
+    job.state_path.unlink(missing_ok=True)
+    return result
 
 
 class Finetuning:
@@ -122,6 +137,7 @@ class Finetuning:
     def __init__(self, job: Job, data: Dataset) -> None:
         self.job, self.data, self.device = job, data, pick_device(job.config.device)
         recipe, classes = job.recipe, len(data.class_names)
+        self.normalization = data.normalization(job.config.normalize)
         self.ids = labelled(data.train.labels, job.fraction, job.seed)
         full = len(labelled(data.train.labels, 1.0, job.seed))
         self.batch = min(recipe.batch_size, len(self.ids)) // 2 * 2  # Mixup takes pairs
@@ -129,9 +145,12 @@ class Finetuning:
             1, round(math.sqrt(job.fraction) * (full // recipe.batch_size))
         )  # an epoch
         self.model = build(job, classes).to(self.device)
-        self.precision, note = settle_precision(job.config.precision, self.device)
-        notes = [note, choose_passes(self.model, self.device, self.precision)]
-        print(*filter(None, notes), sep="\n", end="\n" * any(map(bool, notes)))
+        self.precision, missing = settle_precision(job.config.precision, self.device)
+        if missing:
+            print(f"precision ({missing})")
+        missing = choose_kernels(self.model, self.device, self.precision)
+        if missing:
+            print(f"CPU kernels: torch's operations instead, slower by a third ({missing})")
         groups = param_groups_layer_decay(
             self.model, recipe.weight_decay, ("cls_token",), layer_decay=recipe.layer_decay
         )
@@ -169,9 +188,11 @@ class Finetuning:
             else validation_mask(source.labels).nonzero().squeeze(1)
         )
         right, parts = 0, list(ids.split(500))
-        for part, images in zip(parts, self.data.batches(source, parts), strict=True):
+        for part, images in zip(
+            parts, self.data.batches(source, parts, workers=self.job.config.workers), strict=True
+        ):
             with self.autocast():
-                logits = self.model(self.data.normalize(images.to(self.device)))
+                logits = self.model(self.normalization(images.to(self.device)))
             right += int((logits.argmax(1).cpu() == source.labels[part]).sum())
         return 100 * right / len(ids)
 
@@ -179,7 +200,7 @@ class Finetuning:
         """The mean loss of one epoch."""
         seed, size, recipe, n = self.job.seed, self.batch, self.job.recipe, len(self.ids)
         rounds = range(-(-self.steps * size // n))
-        order = [torch.randperm(n, generator=stream(seed, "finetune", epoch, k)) for k in rounds]
+        order = [torch.randperm(n, generator=generator(seed, "finetune", epoch, k)) for k in rounds]
         ids = self.ids[torch.cat(order)[: self.steps * size]]
         streamed = self.data.train.images is None
         kind = (
@@ -189,12 +210,12 @@ class Finetuning:
         total = torch.zeros((), device=self.device)
         self.model.train()
         for k, pixels in enumerate(
-            DataLoader(images, size, num_workers=self.data.config.workers * streamed)
+            DataLoader(images, size, num_workers=self.job.config.workers * streamed)
         ):
             seed_all(seed, epoch, k)
             pixels = augment(pixels.to(self.device), kind, torch.rand(size, NOISE).to(self.device))
             x, y = (
-                self.data.normalize(pixels),
+                self.normalization(pixels),
                 self.data.train.labels[ids[k * size : (k + 1) * size]].to(self.device),
             )
             if self.mix:
@@ -214,7 +235,7 @@ class Finetuning:
     def result(self) -> dict[str, Any]:
         """Trains from the saved state, if there is one, to the end."""
         begun = saved = time.monotonic()
-        path, epochs = self.job.path.with_suffix(".pt"), self.job.recipe.epochs
+        path, epochs = self.job.state_path, self.job.recipe.epochs
         if path.is_file():
             state = load_state(path)
             self.history, self.best = state["history"], state["best"]

@@ -4,8 +4,6 @@ All probes train on the training split without its validation part and report bo
 choice, and the test accuracy.
 """
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.compute.generator import stream
-from lib.data.datasets import Dataset
+from lib.compute.generator import generator
+from lib.data import Dataset, load
 from lib.errors import InputError
 from lib.evaluate.features import SPLITS, features
 from lib.models import POOLS
-from lib.runs.files import write_json
+from lib.runs.cache import cached
 from lib.runs.folder import Run
 
 PREPARATIONS = ("raw", "standardised", "whitened")
@@ -97,7 +95,7 @@ def linear_probe(
     head = nn.utils.skip_init(
         nn.Linear, inputs.shape[1], int(labels.max()) + 1
     )  # takes no global random numbers
-    nn.init.normal_(head.weight, std=0.01, generator=stream(seed, "probe"))
+    nn.init.normal_(head.weight, std=0.01, generator=generator(seed, "probe"))
     nn.init.zeros_(head.bias)
     peak = probe.lr * probe.batch_size / 256
     optimizer = timm.optim.create_optimizer_v2(
@@ -105,7 +103,7 @@ def linear_probe(
     )
     warmup, total = probe.warmup_epochs * steps, probe.epochs * steps
     for epoch in range(probe.epochs):
-        order = torch.randperm(len(inputs), generator=stream(seed, "probe order", epoch))
+        order = torch.randperm(len(inputs), generator=generator(seed, "probe order", epoch))
         for k, ids in enumerate(order[: steps * probe.batch_size].chunk(steps)):
             step = epoch * steps + k
             done = (step - warmup) / (total - warmup)
@@ -168,16 +166,23 @@ def evaluate(
             if f"{s}_online_{pool}_full" in source
         }
     recipe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
-    key = hashlib.sha256(repr((protocol, recipe, pool, epoch, seed)).encode()).hexdigest()[:16]
-    path = run.folder / "probes" / f"{key}.json"
-    if not path.is_file():
+    data = data or load(**run.config.data_fields)
+    run.check_data(data.fingerprint)
+    inputs = {
+        "protocol": repr(protocol),
+        "recipe": repr(recipe),
+        "pool": pool,
+        "epoch": epoch,
+        "seed": seed,
+        "weights": run.weights_digest(epoch),
+        "images": data.fingerprint,
+    }
+
+    def measured() -> dict[str, Any]:
         f = features(run, data, epoch)
-        found = (
-            linear_probe(f.x[pool], f.y, recipe, seed)
-            if recipe
-            else _sklearn(f.x[pool], f.y, str(protocol))
-        )
-        write_json(
-            path, {"protocol": repr(protocol), "pool": pool, "epoch": epoch, "seed": seed, **found}
-        )
-    return {s: json.loads(path.read_text())[s] for s in SPLITS[1:]}
+        if recipe:
+            return linear_probe(f.x[pool], f.y, recipe, seed)
+        return _sklearn(f.x[pool], f.y, str(protocol))
+
+    found = cached(run.folder / "probes", inputs, measured)
+    return {s: found[s] for s in SPLITS[1:]}

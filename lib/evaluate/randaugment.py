@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
-from lib.compute.generator import stream
+from lib.compute.generator import generator
 from lib.data.datasets import Dataset
 from lib.data.decoding import Decoder
 from lib.evaluate.recipes import Recipe
@@ -22,11 +22,11 @@ class Augmented(torch.utils.data.Dataset):
     def __init__(self, data: Dataset, order: Tensor, recipe: Recipe, seed: tuple[int, int]) -> None:
         self.split, self.order, self.seed, self.policy = data.train, order, seed, None
         cropped = recipe.augment == "resized_crop"
-        self.decoder = Decoder(data.train.paths, data.config.image_size, seed if cropped else None)
+        self.decoder = Decoder(data.train.paths, data.image_size, seed if cropped else None)
         if recipe.rand_augment:
             fill = [round(255 * m) for m in data.mean.tolist()]
             reach = max(
-                1, round(0.45 * data.config.image_size)
+                1, round(0.45 * data.image_size)
             )  # pixels of the strongest shift, as timm has it
             hparams = {
                 "img_mean": tuple(fill) if len(fill) == 3 else fill[0],
@@ -53,7 +53,7 @@ class Augmented(torch.utils.data.Dataset):
 
 def seed_all(*what: int) -> None:
     """Seeds the three global generators that timm draws from."""
-    number = stream(0, "finetune", *what).initial_seed()
+    number = generator(0, "finetune", *what).initial_seed()
     torch.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)

@@ -63,6 +63,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "fashion-vit-micro": Recipe(10, 256, 1e-3, 1.0, augment="flip"),
     "cifar10-vit-micro": Recipe(10, 256, 1e-3, 1.0, augment="crop"),
+    "tiny-imagenet-vit-micro": Recipe(10, 256, 1e-3, 1.0, augment="crop"),
     "cifar10-vit-tiny": Recipe(augment="crop"),
     "cifar10-vit-base": Recipe(augment="crop"),
     "imagenet100-vit-base": Recipe(),

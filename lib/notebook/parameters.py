@@ -1,46 +1,91 @@
-"""What a run is made of: the Config dataclass, the presets, and the checks that come before anything starts."""
+"""A notebook's parameters: read, checked and merged before anything starts."""
 
 import ast
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib.errors import InputError, did_you_mean
 from lib.presets import check_type
 
+NAMES: dict[str, Any] = {t.__name__: t for t in (int, float, str, bool, list, dict, tuple)}
 
-def _declared(source: str) -> dict[str, str]:
-    """The names that a parameters cell declares, with their types: `lam: float = 0.001` or, where None stands for
-    the preset's value, `epochs = None  # type: int` (papermill's help cannot read `int | None`)."""
+
+def _type_of(node: ast.expr) -> Any:
+    """The type that an annotation such as `float`, `list[int]` or `int | None` names."""
+    match node:
+        case ast.Name(id=name) if name in NAMES:
+            return NAMES[name]
+        case ast.Constant(value=None):
+            return types.NoneType
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _type_of(left) | _type_of(right)
+        case ast.Subscript(value=value, slice=ast.Tuple(elts=elements)):
+            return types.GenericAlias(_type_of(value), tuple(map(_type_of, elements)))
+        case ast.Subscript(value=value, slice=element):
+            return types.GenericAlias(_type_of(value), (_type_of(element),))
+    raise InputError(f"the parameters cell has the unknown type {ast.unparse(node)!r}")
+
+
+def _declared(source: str) -> dict[str, Any]:
+    """The names that a parameters cell declares, with their types.
+
+    `lam: float = 0.001`, or `epochs = None  # type: int` where None stands for the preset's value
+    (papermill's help cannot read `int | None`).
+    """
     declared = {}
     for node in ast.parse(source, type_comments=True).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            declared[node.target.id] = ast.unparse(node.annotation)
-        elif (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and node.type_comment
-        ):
-            declared[node.targets[0].id] = f"{node.type_comment.split()[0]} | None"
+            declared[node.target.id] = _type_of(node.annotation)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if node.type_comment:
+                kind = ast.parse(node.type_comment.split()[0], mode="eval").body
+                declared[node.targets[0].id] = _type_of(kind) | None
     return declared
 
 
-def read_parameters(history: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A notebook's parameters, checked: `read_parameters(In, globals())` in the cell after the parameters.
+def _injected(source: str) -> list[str]:
+    """The names that papermill's injected cell sets."""
+    targets = [n.targets[0] for n in ast.parse(source).body if isinstance(n, ast.Assign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
-    Reads from IPython's history the names that the parameters cell declares and the names that papermill injected
-    after it. papermill only warns about a name that the notebook does not have; this raises InputError with the
-    nearest known name, and for a value of another type than annotated. Returns {name: value}.
+
+def read_parameters(history: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+    """A notebook's parameters, checked: `read_parameters(In, globals())` in its second code cell.
+
+    Reads from IPython's history the names that the parameters cell declares and the names that
+    papermill injected after it. papermill only warns about a name that the notebook does not have;
+    this raises InputError with the nearest known name, and for a value, or an element of a list or
+    dict, of another type than annotated. What is converted (YAML reads 1e-2 as text) is put back
+    into `values`, so that the cells below see it. Returns {name: value}.
     """
-    declared: dict[str, str] = {}
+    declared: dict[str, Any] = {}
     injected: list[str] = []
     for source in history:
         first = source.lstrip().split("\n", 1)[0]
         if first.startswith("# parameters"):
             declared, injected = _declared(source), []
         elif first.startswith("# Parameters"):
-            names = [n.targets[0] for n in ast.parse(source).body if isinstance(n, ast.Assign)]
-            injected = [n.id for n in names if isinstance(n, ast.Name)]
+            injected = _injected(source)
     for name in injected:
         if name not in declared:
             raise InputError(f"unknown parameter {name!r}: {did_you_mean(name, list(declared))}")
-    return {name: check_type(name, values[name], kind) for name, kind in declared.items()}
+    checked = {name: check_type(name, values[name], kind) for name, kind in declared.items()}
+    values.update(checked)
+    return checked
+
+
+def config_fields(overrides: Mapping[str, Any], **named: Any) -> dict[str, Any]:
+    """The fields of Config that a notebook's own parameters and its `overrides` set, together.
+
+    A parameter of the notebook that is None leaves the field to the preset. Raises InputError for
+    a field that both set: neither is dropped without a word.
+    """
+    fields = {name: value for name, value in named.items() if value is not None}
+    for name in overrides:
+        if name in fields:
+            raise InputError(
+                f"overrides sets {name!r}, which is a parameter of this notebook as well; "
+                "give it once"
+            )
+    return {**fields, **overrides}

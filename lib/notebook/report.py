@@ -1,17 +1,14 @@
-"""Run folders: where a run lives, who is working on it, and files that are never seen half-written."""
+"""Where a notebook writes its figures and numbers."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from lib.presets import Config
+from lib.runs.cache import cache_key
 from lib.runs.folder import outputs, run_name
 
 
-def report_folder(notebook: str, config: Config, **parameters: Any) -> Path:
-    """Where a notebook writes its figures and numbers: its own folder for every config and set of parameters."""
-    key = hashlib.sha256(json.dumps(parameters, sort_keys=True, default=str).encode()).hexdigest()[
-        :6
-    ]
-    return outputs() / notebook / f"{run_name(config)}-{key}"
+def report_folder(notebook: str, config: Config, fingerprint: str, **parameters: Any) -> Path:
+    """outputs/<notebook>/<run name>-<hash6>: one for every config, images and parameters."""
+    key = cache_key(parameters)[:6]
+    return outputs() / notebook / f"{run_name(config, fingerprint)}-{key}"

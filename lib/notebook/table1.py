@@ -7,6 +7,7 @@ from typing import Any
 
 from lib.evaluate.recipes import RECIPES
 from lib.presets import PRESETS, Config
+from lib.runs.files import read_json
 from lib.runs.folder import Run, outputs
 
 OBJECTIVES = ("MAE", "U-MAE")
@@ -41,13 +42,12 @@ def finished_runs() -> Iterator[Run]:
     """Every finished run under outputs/runs that this version can read, by name."""
     names = {f.name for f in dataclasses.fields(Config)}
     for folder in sorted((outputs() / "runs").glob("*/")):
-        fields = Run(PRESETS["digits-vit-nano"], folder).record.get("config", {})
-        if (
-            (folder / "result.json").is_file()
-            and set(fields) <= names
-            and fields.get("preset") in PRESETS
-        ):
-            yield Run(Config(**{**fields, "classes": tuple(fields.get("classes", ()))}), folder)
+        record = read_json(folder / "config.json")
+        fields = record.get("config", {})
+        known = set(fields) <= names and fields.get("preset") in PRESETS
+        if (folder / "result.json").is_file() and known:
+            config = Config(**{**fields, "classes": tuple(fields.get("classes", ()))})
+            yield Run(config, record["fingerprint"], folder)
 
 
 def setting(config: Config) -> str:

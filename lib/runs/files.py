@@ -1,4 +1,4 @@
-"""Run folders: where a run lives, who is working on it, and files that are never seen half-written."""
+"""Files that are never seen half-written, and that are refused when they were altered."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -39,7 +39,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from None
 
 
-def _alive(pid: str) -> bool:
+def alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError, OverflowError):
@@ -53,7 +53,7 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def parse_json(path: Path, text: str) -> dict[str, Any]:
     try:
         return json.loads(text)
     except ValueError:
@@ -62,11 +62,11 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
         ) from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return _parse(path, path.read_text(errors="replace")) if path.is_file() else {}
+def read_json(path: Path) -> dict[str, Any]:
+    return parse_json(path, path.read_text(errors="replace")) if path.is_file() else {}
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(
@@ -78,7 +78,16 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Tensors as safetensors, with their SHA-256 in the header."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomic(path, save(tensors, metadata={"sha256": _digest(tensors)}))
+    write_atomic(path, save(tensors, metadata={"sha256": digest(tensors)}))
+
+
+def weights_digest(path: Path) -> str:
+    """The SHA-256 in the header of a file that `save_weights` wrote, or "" if there is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("sha256", "")
+    except (OSError, SafetensorError):
+        return ""
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -95,7 +104,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(
             f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again"
         ) from None
-    if expected != _digest(tensors):
+    if expected != digest(tensors):
         raise InputError(
             f"{path} was altered after it was written (SHA-256 differs); delete it and train again"
         )

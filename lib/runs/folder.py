@@ -1,4 +1,4 @@
-"""Run folders: where a run lives, who is working on it, and files that are never seen half-written."""
+"""Run folders: what a run is called, what it holds, and who is training it."""
 
 import fcntl
 import json
@@ -17,24 +17,21 @@ from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import PRESETS, REPO, Config
 from lib.runs.files import (
-    _alive,
-    _parse,
-    _read_json,
+    alive,
     load_into,
     load_weights,
+    parse_json,
+    read_json,
+    weights_digest,
     write_atomic,
     write_json,
 )
 from lib.runs.provenance import provenance
 
-ORIGIN = ("time", "device", "precision", "passes")  # of a sitting, besides its commit
+ORIGIN = ("time", "device", "precision", "kernels", "threads")  # of an attempt, besides its commit
 
-
-_locks: weakref.WeakValueDictionary[Path, IO[str]] = (
-    weakref.WeakValueDictionary()
-)  # run folder: its open lock file
-
-
+# Run folder: its open lock file, as long as the lock is held.
+_locks: weakref.WeakValueDictionary[Path, IO[str]] = weakref.WeakValueDictionary()
 # A forked worker that outlives its killed parent must not keep the parent's lock.
 os.register_at_fork(after_in_child=lambda: [file.close() for file in _locks.values()])
 
@@ -44,32 +41,37 @@ def outputs() -> Path:
     return Path(os.environ.get("UMAE_OUTPUTS") or REPO / "outputs").expanduser().resolve()
 
 
-def run_name(config: Config) -> str:
-    """<preset>-<what differs>-seed<k>-<hash8>, of letters that cannot leave the folder."""
+def settings_name(config: Config) -> str:
+    """<preset>-<what differs>-seed<k>, of letters that cannot leave the folder."""
     base, own = PRESETS[config.preset].identity(), config.identity()
     differs = [k for k in own if own[k] != base[k] and k not in ("seed", "warmup_epochs")]
-    slug = "-".join(re.sub(r"[^A-Za-z0-9.]+", "_", f"{k}{own[k]}").strip("_") for k in differs)[:60]
-    return "-".join(
-        filter(None, [config.preset, slug.strip("-."), f"seed{config.seed}", config.hash8])
-    )
+    words = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{k}{own[k]}").strip("_") for k in differs]
+    slug = "-".join(words)[:60].strip("-.")
+    return "-".join(filter(None, [config.preset, slug, f"seed{config.seed}"]))
+
+
+def run_name(config: Config, fingerprint: str) -> str:
+    """<preset>-<what differs>-seed<k>-<hash8>: the hash is of the settings and the images."""
+    return f"{settings_name(config)}-{config.hash8(fingerprint)}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One pretraining run on disk, finished or not."""
+    """One pretraining run on disk, finished or not: settings, and the fingerprint of its images."""
 
     config: Config
+    fingerprint: str
     folder: Path
 
     @property
     def result(self) -> dict[str, Any] | None:
         """The final measurements and provenance, or None while the run is not finished."""
-        return _read_json(self.folder / "result.json") or None
+        return read_json(self.folder / "result.json") or None
 
     @property
     def record(self) -> dict[str, Any]:
         """What was written when the run started: config, provenance, data fingerprint."""
-        return _read_json(self.folder / "config.json")
+        return read_json(self.folder / "config.json")
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dict per measured epoch, in order."""
@@ -78,57 +80,66 @@ class Run:
     def _lines(self, name: str) -> list[dict[str, Any]]:
         """The whole lines of a JSON-lines file; one cut short is not counted."""
         path = self.folder / name
-        return (
-            [_parse(path, line) for line in path.read_text().split("\n")[:-1]]
-            if path.is_file()
-            else []
-        )
+        if not path.is_file():
+            return []
+        return [parse_json(path, line) for line in path.read_text().split("\n")[:-1]]
 
     def add_line(self, name: str, line: dict[str, Any]) -> None:
-        """Adds a line to a JSON-lines file, in place of those of this and later epochs that a resumed run left."""
+        """Adds a line to a JSON-lines file.
+
+        It takes the place of those of this and later epochs that an interrupted attempt left.
+        """
         kept = [old for old in self._lines(name) if old["epoch"] < line["epoch"]]
-        write_atomic(
-            self.held() / name, "".join(json.dumps(x) + "\n" for x in [*kept, line]).encode()
-        )
+        text = "".join(json.dumps(x) + "\n" for x in [*kept, line])
+        write_atomic(self.held() / name, text.encode())
 
     def held(self) -> Path:
-        """The folder, if it is still the one that this process locked; InputError if it was moved or deleted since."""
+        """The folder, if it is still the one that this process locked; else InputError."""
         try:
-            same = os.path.samestat(
-                os.fstat(_locks[self.folder].fileno()), os.stat(self.folder / "lock")
-            )
+            lock = os.fstat(_locks[self.folder].fileno())
+            same = os.path.samestat(lock, os.stat(self.folder / "lock"))
         except (OSError, KeyError, ValueError):
             same = False
         if not same:
             raise InputError(
-                f"{self.folder} was moved or deleted while it was being trained; run again to start it anew"
+                f"{self.folder} was moved or deleted while it was being trained; run again to "
+                "start it anew"
             )
         return self.folder
 
     def snapshot_epochs(self) -> list[int]:
-        return sorted(
-            int(p.stem.split("-")[1])
-            for p in (self.folder / "snapshots").glob("epoch-*.safetensors")
-        )
+        """The epochs whose weights are kept, in order."""
+        files = (self.folder / "snapshots").glob("epoch-*.safetensors")
+        return sorted(int(p.stem.split("-")[1]) for p in files)
+
+    def weights_path(self, epoch: int | None = None) -> Path:
+        """The file of the final weights, or of those after `epoch` of `snapshot_epochs()`."""
+        if epoch is None:
+            return self.folder / "model.safetensors"
+        return self.folder / f"snapshots/epoch-{epoch:05d}.safetensors"
+
+    def weights_digest(self, epoch: int | None = None) -> str:
+        """SHA-256 of the weights, as their file says: what a result of this run depends on."""
+        return weights_digest(self.weights_path(epoch))
 
     def load_model(self, epoch: int | None = None) -> MAE:
-        """The trained MAE on the CPU in eval mode, or the one after `epoch` of `snapshot_epochs()`."""
-        name = "model.safetensors" if epoch is None else f"snapshots/epoch-{epoch:05d}.safetensors"
+        """The trained MAE on the CPU in eval mode, or the one after `epoch`."""
+        path = self.weights_path(epoch)
         model = MAE(self.config)
-        load_into(model, load_weights(self.folder / name), self.folder / name)
+        load_into(model, load_weights(path), path)
         return model.eval()
 
     def check_data(self, fingerprint: str) -> None:
-        """Raises InputError if the run was trained on other pixels or labels than these."""
-        if (own := self.record.get("fingerprint", fingerprint)) != fingerprint:
+        """Raises InputError if these are not the images that the run was trained on."""
+        if fingerprint != self.fingerprint:
             raise InputError(
-                f"run {self.folder.name} was trained on other data ({own}, now {fingerprint}); restore the data, or "
-                "set UMAE_OUTPUTS to another folder"
+                f"run {self.folder.name} was trained on other images ({self.fingerprint}, these "
+                f"are {fingerprint}); restore them, or train a run on these"
             )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for this process; the system frees it when the process ends, however it ends.
+        """Holds the run for this process; the system frees it when the process ends, however.
 
         Raises RunBusy, naming host, pid and time, if another process holds it.
         """
@@ -140,52 +151,81 @@ class Run:
                 f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder"
             ) from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise RunBusy(
-                    f"run {self.folder.name} is being trained by {file.read().strip() or 'another process'}; wait for "
-                    "it, then run this again to reuse its result"
-                ) from None
-            except OSError as error:  # a network file system without locks
-                raise InputError(
-                    f"cannot lock {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another"
-                ) from None
+            self._take(file)
             _locks[self.folder] = file
             file.truncate(0)
-            file.write(
-                f"{socket.gethostname()}, pid {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            )
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {now}")
             file.flush()
-            for leftover in self.folder.rglob(
-                ".*.tmp"
-            ):  # of a process that was killed while it wrote
-                if not _alive(leftover.name.split(".")[-2]):
-                    leftover.unlink(missing_ok=True)
+            self._remove_leftovers()
             yield
 
+    def _take(self, file: IO[str]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunBusy(
+                f"run {self.folder.name} is being trained by "
+                f"{file.read().strip() or 'another process'}; wait for it, then run this again to "
+                "reuse its result"
+            ) from None
+        except OSError as error:  # a network file system without locks
+            raise InputError(
+                f"cannot lock {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder"
+            ) from None
+
+    def _remove_leftovers(self) -> None:
+        """Temporary files of a process that was killed while it wrote."""
+        for leftover in self.folder.rglob(".*.tmp"):
+            if not alive(leftover.name.split(".")[-2]):
+                leftover.unlink(missing_ok=True)
+
     def write_record(self, resumed: bool = False, **more: Any) -> None:
-        """config.json: the config, `more`, the provenance, and `before`, that of the sittings this one goes on from."""
+        """config.json: the config, `more`, the provenance, and `attempts`.
+
+        The latter are the provenances of the interrupted attempts that this one goes on from.
+        """
         old = self.record if resumed else {}
-        last = [{k: old.get(k) for k in ("commit", *ORIGIN)}] if old else []
-        record = {
-            "config": asdict(self.config),
-            **more,
-            **provenance(),
-            "before": [*old.get("before", []), *last],
-        }
-        write_json(self.folder / "config.json", record)
+        attempts = _attempts(old)
+        if old:
+            attempts.append({k: old.get(k) for k in ("commit", *ORIGIN)})
+        config = asdict(self.config)
+        record = {"config": config, "fingerprint": self.fingerprint, **more, **provenance()}
+        write_json(self.folder / "config.json", {**record, "attempts": attempts})
 
     def origin(self) -> dict[str, Any]:
-        """When, where and how the run was computed, and the commits of all its sittings in their order."""
+        """When, where and how the run was computed, and the commits of all attempts, in order."""
         record = self.record
-        commits = dict.fromkeys(
-            [*(sitting["commit"] for sitting in record["before"]), record["commit"]]
-        )
-        return {"commit": " then ".join(commits), **{k: record[k] for k in ORIGIN}}
+        commits = [attempt["commit"] for attempt in _attempts(record)] + [record["commit"]]
+        how = {k: record.get(k) for k in ORIGIN}
+        return {"commit": " then ".join(dict.fromkeys(commits)), **how}
 
 
-def open_run(config: Config) -> Run:
-    """The run that `config` names, whether it exists yet or not."""
-    return Run(config, outputs() / "runs" / run_name(config))
+def _attempts(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The earlier attempts of a record; older runs call them "before"."""
+    return list(record.get("attempts", record.get("before", [])))
+
+
+def open_run(config: Config, fingerprint: str) -> Run:
+    """The run of these settings on the images with this fingerprint, whether it exists or not."""
+    return Run(config, fingerprint, outputs() / "runs" / run_name(config, fingerprint))
+
+
+def explain_new_run(run: Run) -> None:
+    """Prints a line for each run of the same settings that this new one does not reuse, and why.
+
+    The images under the same path have changed since, or an earlier version trained it, whose
+    runs were named after the path of their images.
+    """
+    for folder in sorted(run.folder.parent.glob(f"{settings_name(run.config)}-*")):
+        record = read_json(folder / "config.json")
+        if folder == run.folder or record.get("config", {}).get("data") != run.config.data:
+            continue
+        if "attempts" not in record:
+            why = "an earlier version of this code named it after the path of its images"
+        elif record.get("fingerprint") != run.fingerprint:
+            why = "it was trained on other images under the same path"
+        else:
+            continue
+        print(f"not reusing {folder.name}: {why}; it is kept, and a new run is made beside it")

@@ -1,15 +1,15 @@
-"""What is minimised and how: the U-MAE loss of a batch, the schedule, the optimiser, the random streams."""
+"""What is minimised and how: the U-MAE loss of a batch, the schedule, the optimiser."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from lib.compute.generator import stream
-from lib.data.datasets import Dataset, Split
+from lib.compute.generator import generator
 from lib.losses import effective_rank, reconstruction_loss, uniformity_loss
 from lib.masking import Masks, masks_from_noise, num_visible
 from lib.models import MAE, POOLS, pool_tokens
@@ -23,13 +23,16 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     warmup, total = config.warmup_epochs * steps_per_epoch, config.epochs * steps_per_epoch
     if step < warmup:
         return config.peak_lr * min(1.0, (step + 1) / warmup)
-    return (
-        config.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-    )
+    done = (step - warmup) / max(1.0, total - warmup)
+    return config.peak_lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Objective(nn.Module):
-    """The U-MAE loss of one batch, and an online linear layer on the detached class token and mean token."""
+    """The U-MAE loss of a batch, and an online linear layer on the detached features.
+
+    The online layers, one for the class token and one for the mean of the patch tokens, are
+    trained along with the encoder and send it no gradient.
+    """
 
     def __init__(self, config: Config, classes: int) -> None:
         super().__init__()
@@ -38,78 +41,82 @@ class Objective(nn.Module):
         self.heads = nn.ModuleDict({pool: nn.Linear(config.embed_dim, classes) for pool in POOLS})
 
     def forward(self, images: Tensor, masks: Masks, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, C, H, W), labels (B,) with -1 for held out -> (total to differentiate, detached TERMS (3,))."""
+        """images (B, C, H, W), labels (B,), -1 for held out -> (total loss, TERMS (3,) detached)."""
         c = self.config
         latent, pred = self.mae(images, masks)
-        reconstruction = reconstruction_loss(pred, self.mae.targets(images, masks), c.norm_pix_loss)
+        target = self.mae.targets(images, masks)
+        reconstruction = reconstruction_loss(pred, target, c.norm_pix_loss)
         features = pool_tokens(latent, c.pool)
         uniformity = uniformity_loss(features if c.lam else features.detach(), c.uniformity)
         loss = reconstruction + c.lam * uniformity if c.lam else reconstruction
-        online = sum(
-            F.cross_entropy(
-                head(pool_tokens(latent, pool).detach()).float(),
-                labels,
-                ignore_index=-1,
-                reduction="sum",
-            )
-            for pool, head in self.heads.items()
-        ) / len(labels)
-        return loss + online, torch.stack([loss, reconstruction, uniformity]).detach()
+        terms = torch.stack([loss, reconstruction, uniformity]).detach()
+        return loss + self._online_loss(latent, labels), terms
+
+    def _online_loss(self, latent: Tensor, labels: Tensor) -> Tensor:
+        losses = []
+        for pool, head in self.heads.items():
+            logits = head(pool_tokens(latent, pool).detach()).float()
+            losses.append(F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum"))
+        return torch.stack(losses).sum() / len(labels)
 
 
 def build_optimizer(objective: Objective, device: torch.device) -> torch.optim.AdamW:
-    """Weight decay on matrices only; the online heads have their own constant rate."""
-    named = [(n, p) for n, p in objective.mae.named_parameters() if p.requires_grad]
-    decayed = [p for n, p in named if p.ndim > 1 and not n.endswith(("_token", "pos_embed"))]
-    chosen = {id(p) for p in decayed}
-    plain = [p for _, p in named if id(p) not in chosen]
-    groups = [
-        {"params": decayed, "weight_decay": objective.config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-        {"params": objective.heads.parameters(), "weight_decay": 0.0, "lr": 1e-3},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=0.0, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda")
-    )
+    """AdamW with weight decay on matrices only; the online heads have their own constant rate.
+
+    betas (0.9, 0.95) as in MAE (He et al. 2021, Table 8).
+    """
+    decay = objective.config.weight_decay
+    no_decay = ("mask_token", "encoder.cls_token")
+    groups = param_groups_weight_decay(objective.mae, decay, no_weight_decay_list=no_decay)
+    groups = [{**group, "scheduled": True} for group in groups]
+    heads = list(objective.heads.parameters())
+    groups.append({"params": heads, "weight_decay": 0.0, "lr": 1e-3, "scheduled": False})
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=fused)
 
 
 @torch.no_grad()
 def measure(
-    objective: Objective, data: Dataset, source: Split, ids: Tensor, autocast: Callable[[], Any]
+    objective: Objective, batches: Iterable[Tensor], labels: Tensor, autocast: Callable[[], Any]
 ) -> dict[str, float]:
-    """Reconstruction, uniformity, effective rank and the online layer's accuracy (percent) on images `ids` of `source`.
+    """Reconstruction, uniformity, effective rank and the online layers' accuracy in percent.
 
-    The class token and the mean token are seen on masked and on full images, with the same masks every time.
+    batches of images (B, C, H, W), normalised, in the order of labels (N,). The class token and
+    the mean of the patch tokens are seen on masked and on full images, with the same masks every
+    time.
     """
-    c, weight = objective.config, objective.mae.mask_token
-    device, dtype, visible = weight.device, weight.dtype, num_visible(c.num_patches, c.mask_ratio)
-    noise = torch.rand(len(ids), c.num_patches, generator=stream(0, "measure"))
-    feats: dict[str, list[Tensor]] = {
-        f"{pool}_{view}": [] for pool in POOLS for view in ("masked", "full")
-    }
-    reconstruction, chunks = 0.0, list(torch.arange(len(ids)).split(500))
-    for chunk, images in zip(chunks, data.batches(source, [ids[k] for k in chunks]), strict=True):
-        x = data.normalize(images.to(device), dtype)
-        masks = masks_from_noise(noise[chunk].to(device), visible)
+    c = objective.config
+    dtype, visible = objective.mae.mask_token.dtype, num_visible(c.num_patches, c.mask_ratio)
+    noise = torch.rand(len(labels), c.num_patches, generator=generator(0, "measure"))
+    noise = noise.to(labels.device)
+    found: dict[str, list[Tensor]] = {f"{p}_{v}": [] for p in POOLS for v in ("masked", "full")}
+    reconstruction, first = 0.0, 0
+    for images in batches:
+        own = noise[first : first + len(images)]
+        first += len(images)
+        masks = masks_from_noise(own, visible)
         with autocast():
-            latent, pred = objective.mae(x, masks)
-            full = objective.mae.encode(x, masks_from_noise(noise[chunk].to(device), c.num_patches))
-        target = objective.mae.targets(x, masks)
-        reconstruction += (
-            reconstruction_loss(pred, target, c.norm_pix_loss).item() * len(chunk) / len(ids)
-        )
+            latent, pred = objective.mae(images, masks)
+            full = objective.mae.encode(images, masks_from_noise(own, c.num_patches))
+        target = objective.mae.targets(images, masks)
+        loss = reconstruction_loss(pred, target, c.norm_pix_loss)
+        reconstruction += loss.item() * len(images) / len(labels)
         for pool in POOLS:
-            feats[f"{pool}_masked"].append(pool_tokens(latent, pool).to(dtype))
-            feats[f"{pool}_full"].append(pool_tokens(full, pool).to(dtype))
-    whole = {name: torch.cat(parts) for name, parts in feats.items()}
-    labels = source.labels[ids].to(device)
-    out = {"reconstruction": reconstruction}
-    for name, f in whole.items():
+            found[f"{pool}_masked"].append(pool_tokens(latent, pool).to(dtype))
+            found[f"{pool}_full"].append(pool_tokens(full, pool).to(dtype))
+    features = {name: torch.cat(parts) for name, parts in found.items()}
+    return {"reconstruction": reconstruction, **_feature_measures(objective, features, labels)}
+
+
+def _feature_measures(
+    objective: Objective, features: dict[str, Tensor], labels: Tensor
+) -> dict[str, float]:
+    out = {}
+    for name, f in features.items():
         head = objective.heads[name.split("_")[0]]
         out[f"online_{name}"] = 100 * (head(f).argmax(1) == labels).double().mean().item()
     for pool in POOLS:
-        out[f"rank_{pool}"] = effective_rank(whole[f"{pool}_masked"])
-        out[f"spectral_{pool}"] = uniformity_loss(
-            whole[f"{pool}_masked"].double(), local=True
-        ).item()
+        masked = features[f"{pool}_masked"]
+        out[f"rank_{pool}"] = effective_rank(masked)
+        out[f"spectral_{pool}"] = uniformity_loss(masked.double(), local=True).item()
     return out

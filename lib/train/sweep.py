@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 
 from lib.data.datasets import Dataset, load
 from lib.distributed import launch
@@ -20,15 +19,15 @@ def train_all(
     A run is found by its config, so a killed sweep goes on where it stopped: finished runs are found, the interrupted
     one resumes from its last checkpoint. What a run prints goes to log.txt in its folder.
     """
+    data = data or load(**configs[0].data_fields)
     runs = []
     for k, config in enumerate(configs, 1):
-        run, begun, text = open_run(config), time.monotonic(), "found"
+        run, begun, text = open_run(config, data.fingerprint), time.monotonic(), "found"
         if run.result is None:
             text = "resumed" if (run.folder / "state.pt").is_file() else "trained"
             if processes > 1:
                 launch.run(train, processes, config)
             else:
-                data = replace(data, config=config) if data else load(config)
                 run.folder.mkdir(parents=True, exist_ok=True)
                 with open(run.folder / "log.txt", "a", buffering=1) as log, redirect_stdout(log):
                     train(config, data)
