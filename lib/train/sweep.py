@@ -1,4 +1,4 @@
-"""Many runs: training what is missing, and what their numbers say about a claim."""
+"""Many runs: training what is missing."""
 
 import time
 from collections.abc import Sequence
@@ -6,19 +6,25 @@ from contextlib import redirect_stdout
 
 from lib.data.datasets import Dataset, load
 from lib.distributed import launch
+from lib.distributed.jobs import check_jobs
 from lib.presets import Config
 from lib.runs.folder import Run, open_run
 from lib.train.loop import train
 
 
 def train_all(
-    configs: Sequence[Config], data: Dataset | None = None, processes: int = 1
+    configs: Sequence[Config],
+    data: Dataset | None = None,
+    jobs: str | int = "auto",
+    processes: int = 1,
 ) -> list[Run]:
-    """The run of every config, one after another, trained where it is missing; a line each instead of their progress.
+    """The run of every config, trained where it is missing; a line each instead of their progress.
 
-    A run is found by its config, so a killed sweep goes on where it stopped: finished runs are found, the interrupted
-    one resumes from its last checkpoint. What a run prints goes to log.txt in its folder.
+    A run is found by its config, so a killed sweep goes on where it stopped: finished runs are
+    found, the interrupted ones resume from their last checkpoint. What a run prints goes to
+    log.txt in its folder.
     """
+    check_jobs(jobs)
     data = data or load(**configs[0].data_fields)
     runs = []
     for k, config in enumerate(configs, 1):
