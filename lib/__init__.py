@@ -1,1 +1,1 @@
-"""U-MAE notebooks: the pieces that two or more notebooks need. docs/architecture.md says what is where."""
+"""U-MAE notebooks: what two or more notebooks need (docs/architecture.md)."""

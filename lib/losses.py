@@ -1,4 +1,4 @@
-"""Eq. 2 (reconstruction) and Eq. 8/9 (uniformity): U-MAE minimises reconstruction + lam * uniformity.
+"""U-MAE minimises reconstruction (Eq. 2) + lam * uniformity (Eq. 8/9).
 
 Every form of uniformity sees the features through a LayerNorm without affine parameters, so that
 |f|^2 = D. Without it Eq. 9 has no minimum (docs/theory.md), and `lam` means the same at every
@@ -20,7 +20,7 @@ UNIFORMITY_FORMS = ("spectral", "released", "euclidean")
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch (..., P*P*C) to mean 0 and variance 1 (unbiased, eps 1e-6, as MAE): norm_pix_loss."""
+    """norm_pix_loss: each patch (..., P*P*C) to mean 0 and variance 1 (unbiased, eps 1e-6)."""
     mean, var = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
     return (patches - mean) / (var + 1e-6).sqrt()
 
@@ -28,7 +28,7 @@ def normalise_patches(patches: Tensor) -> Tensor:
 def reconstruction_loss(pred: Tensor, target: Tensor, norm_pix_loss: bool = False) -> Tensor:
     """Eq. 2 on the removed patches: pred, target (B, L-S, P*P*C) -> scalar.
 
-    A mean over patches and pixels, as in MAE; the paper prints a sum, which is (L-S)*P*P*C times this.
+    A mean over patches and pixels, as in MAE; the paper prints a sum, (L-S)*P*P*C times this.
     """
     target = target.to(torch.promote_types(pred.dtype, torch.float32))
     if norm_pix_loss:
@@ -102,7 +102,7 @@ def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = Fals
 
 
 def spectrum(features: Tensor, centred: bool = True) -> Tensor:
-    """Eigenvalues (D,) of the covariance (or the uncentred second moment) of (N, D), largest first."""
+    """Eigenvalues (D,) of the covariance (or uncentred second moment) of (N, D), falling."""
     x = features.double()
     if centred:
         x = x - x.mean(0)

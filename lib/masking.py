@@ -1,6 +1,7 @@
 """Eq. 1: an image as patches, random masks, and the two complementary views that a mask makes.
 
-Throughout, `mask` is 1 where a patch is removed, as in the MAE code base (the paper's m is 1 where it is kept).
+Throughout, `mask` is 1 where a patch is removed, as in the MAE code base. The paper's m is 1 where
+it is kept.
 """
 
 import math
@@ -28,8 +29,9 @@ class Masks(NamedTuple):
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """images (B, C, H, W) -> patches (B, L, P*P*C), row by row; inside a patch: row, column, channel.
+    """images (B, C, H, W) -> patches (B, L, P*P*C), row by row.
 
+    Inside a patch the order is row, column, channel.
     Raises InputError if P does not divide H and W.
     """
     b, c, h, w = images.shape
@@ -44,7 +46,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, image_size: tuple[int, int]) -> Tensor:
-    """patches (B, L, P*P*C) -> images (B, C, H, W), image_size (H, W): the inverse of `patchify`."""
+    """patches (B, L, P*P*C) -> images (B, C, H, W): the inverse of `patchify`."""
     b, _, d = patches.shape
     p, (h, w) = patch_size, image_size
     c = d // (p * p)
@@ -72,7 +74,7 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def masks_from_noise(noise: Tensor, visible: int) -> Masks:
-    """Masks that keep the `visible` patches of smallest noise; noise (B, L), any real dtype, no ties expected.
+    """Masks that keep the `visible` patches of smallest noise (B, L), of which no two are equal.
 
     Uniform noise makes every mask of that size equally likely: M(x1, x2 | x) of Eq. 1.
     """
@@ -103,5 +105,5 @@ def take(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def complementary_views(patches: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
-    """Eq. 1: patches (B, L, D) -> the visible view x1 (B, S, D) and the removed view x2 (B, L-S, D)."""
+    """Eq. 1: patches (B, L, D) -> visible view x1 (B, S, D), removed view x2 (B, L-S, D)."""
     return take(patches, masks.ids_keep), take(patches, masks.ids_remove)

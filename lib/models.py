@@ -1,4 +1,4 @@
-"""The masked autoencoder: a timm VisionTransformer that sees visible patches only, and a decoder."""
+"""The masked autoencoder: a timm VisionTransformer on visible patches, and a light decoder."""
 
 from typing import Any
 
@@ -160,7 +160,7 @@ class MAE(nn.Module):
     def encode_patches(self, patches: Tensor, ids: Tensor) -> Tensor:
         """f on patches (B, S, P*P*C) at positions ids (B, S) -> latent (B, 1+S, D).
 
-        The convolution of timm's patch embedding is applied as a linear map, to these patches alone.
+        The convolution of timm's patch embedding is applied as a linear map to these patches.
         """
         enc = self.encoder
         assert enc.pos_embed is not None and enc.cls_token is not None

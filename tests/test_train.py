@@ -5,7 +5,7 @@ import math
 import os
 import signal
 
-import lib.speed
+import lib.compute.device
 import pytest
 import torch
 from helpers import (
@@ -106,7 +106,7 @@ def test_a_result_names_the_commits_of_all_its_sittings_and_how_it_was_computed(
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_result_says_in_which_precision_it_was_computed(monkeypatch, bf16):
-    monkeypatch.setattr(lib.speed, "has_bf16", lambda _: bf16)
+    monkeypatch.setattr(lib.compute.device, "has_bf16", lambda _: bf16)
     run = train(small(**LOW), few(small(**LOW)))
     assert run.result["precision"] == ("bf16" if bf16 else "fp32")
     assert run.result["passes"] == ("own" if bf16 and kernels.load()[0] else "torch's")

@@ -49,7 +49,7 @@ def steps(config: Config, count: int) -> dict[str, Any]:
     for epoch in range(-(-count // trainer.steps_per_epoch)):
         trainer.train_epoch(epoch, bar, [])
     assert trainer.step == count
-    weights = full_state_dict(trainer.objective.state_dict())
+    weights = full_state_dict(trainer.objective)
     mine = torch.stack(seen)
     if trainer.world > 1:
         shares = [torch.empty_like(mine) for _ in range(trainer.world)]

@@ -38,13 +38,11 @@ def clear_memory_errors() -> Iterator[None]:
             and "can't allocate memory" not in text
         ):
             raise
-        detail = (
-            text.split(". ")[0].split("\n")[0]
-            if isinstance(error, torch.OutOfMemoryError)
-            else "CPU"
-        )
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        detail = text.split(". ")[0].split("\n")[0] if on_gpu else "CPU"
         raise InputError(
-            f"out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower batch_size, or use bf16"
+            f"out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower "
+            "batch_size, or use bf16"
         ) from None
 
 
@@ -70,7 +68,7 @@ def settle_precision(precision: str, device: torch.device) -> tuple[str, str]:
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
-    """x on the device, without waiting for what the device is doing: a copy from pageable memory would."""
+    """x on the device. Pinned memory does not wait for what a GPU is doing."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 

@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import os
+import socket
 import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,8 +20,11 @@ from lib.errors import InputError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes so that `path` holds the old content or the new one, even if the machine stops in between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes so that `path` holds the old content or the new, even if the machine stops meanwhile.
+
+    Raises InputError if it cannot be written; what was there before is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -34,26 +39,27 @@ def write_atomic(path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise InputError(
-            f"cannot write {path} ({error.strerror}); earlier files are intact: free the disk or set UMAE_OUTPUTS to a "
-            "folder that can be written, then run again to resume"
+            f"cannot write {path} ({error.strerror}); earlier files are intact: free the disk or "
+            "set UMAE_OUTPUTS to a folder that can be written, then run again to resume"
         ) from None
 
 
-def alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files of processes of this machine that were killed while they wrote."""
+    for leftover in folder.rglob(".*.tmp"):
+        *_, pid, _ = leftover.name.split(".")
+        here = f".{socket.gethostname()}.{pid}.tmp" in leftover.name
+        if here and pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON value (see `write_atomic`)."""
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def parse_json(path: Path, text: str) -> dict[str, Any]:
+    """The JSON in `text`, which was read from `path`; InputError if it is damaged."""
     try:
         return json.loads(text)
     except ValueError:
@@ -63,7 +69,10 @@ def parse_json(path: Path, text: str) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return parse_json(path, path.read_text(errors="replace")) if path.is_file() else {}
+    """The JSON of a file, {} if there is none; InputError if it is damaged."""
+    if not path.is_file():
+        return {}
+    return parse_json(path, path.read_text(errors="replace"))
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -91,7 +100,7 @@ def weights_digest(path: Path) -> str:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises InputError if it is absent, truncated or altered."""
+    """The tensors of a safetensors file; InputError if it is absent, truncated or altered."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
@@ -102,7 +111,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:
         raise InputError(
-            f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and train again"
+            f"{path} is not a whole safetensors file ({type(error).__name__}); delete it and "
+            "train again"
         ) from None
     if expected != digest(tensors):
         raise InputError(
@@ -120,11 +130,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """The state that `save_state` wrote; nothing in the file can run (weights_only). InputError if it is damaged."""
+    """The state that `save_state` wrote; nothing in the file can run. InputError if damaged."""
     head, _, payload = path.read_bytes().partition(b"\n")
     if head.decode("ascii", "replace") != hashlib.sha256(payload).hexdigest():
         raise InputError(
-            f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from its start"
+            f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from "
+            "its start"
         )
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -135,14 +146,22 @@ def load_state(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def load_into(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Loads tensors strictly; InputError naming the first difference if they belong to another architecture."""
+def check_architecture(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises InputError naming the first tensor, by name, that does not fit the model."""
     own = model.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
-        a, b = own.get(name), tensors.get(name)
-        if a is None or b is None or a.shape != b.shape:
-            found, wanted = (("nothing" if t is None else str(tuple(t.shape))) for t in (b, a))
+        wanted, found = _shape(own.get(name)), _shape(tensors.get(name))
+        if found != wanted:
             raise InputError(
                 f"{path} is of another architecture: {name} is {found}, expected {wanted}"
             )
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "nothing" if tensor is None else str(tuple(tensor.shape))
+
+
+def load_into(model: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Loads the tensors of `path` strictly; InputError if they are of another architecture."""
+    check_architecture(model, tensors, path)
     model.load_state_dict(tensors)

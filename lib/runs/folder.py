@@ -17,11 +17,11 @@ from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import PRESETS, REPO, Config
 from lib.runs.files import (
-    alive,
     load_into,
     load_weights,
     parse_json,
     read_json,
+    remove_leftovers,
     weights_digest,
     write_atomic,
     write_json,
@@ -157,7 +157,7 @@ class Run:
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {now}")
             file.flush()
-            self._remove_leftovers()
+            remove_leftovers(self.folder)
             yield
 
     def _take(self, file: IO[str]) -> None:
@@ -174,12 +174,6 @@ class Run:
             raise InputError(
                 f"cannot lock {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder"
             ) from None
-
-    def _remove_leftovers(self) -> None:
-        """Temporary files of a process that was killed while it wrote."""
-        for leftover in self.folder.rglob(".*.tmp"):
-            if not alive(leftover.name.split(".")[-2]):
-                leftover.unlink(missing_ok=True)
 
     def write_record(self, resumed: bool = False, **more: Any) -> None:
         """config.json: the config, `more`, the provenance, and `attempts`.

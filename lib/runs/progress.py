@@ -1,4 +1,4 @@
-"""The machine around a run: device, memory, signals, provenance, and the lines that it prints."""
+"""What a person sees of long work: a bar with throughput and ETA, and a line an epoch."""
 
 import sys
 from typing import Any
@@ -7,26 +7,35 @@ from tqdm import tqdm
 
 
 def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
-    """One printed line an epoch."""
-    return (
-        f"epoch {line['epoch']:>4}/{epochs}  loss {line['loss']:.4f} = reconstruction {line['reconstruction']:.4f} "
-        f"+ lam * uniformity {line['uniformity']:.3f}  "
-        f"validation: online {line['validation_online_token_full']:.1f}% rank {line['validation_rank_token']:.1f}  "
-        f"{speed:,.0f} images/s"
+    """One printed line an epoch, from a line of metrics.jsonl and the images per second."""
+    terms = (
+        f"loss {line['loss']:.4f} = reconstruction {line['reconstruction']:.4f} "
+        f"+ lam * uniformity {line['uniformity']:.3f}"
     )
+    validation = (
+        f"validation: online {line['validation_online_token_full']:.1f}% "
+        f"rank {line['validation_rank_token']:.1f}"
+    )
+    return f"epoch {line['epoch']:>4}/{epochs}  {terms}  {validation}  {speed:,.0f} images/s"
 
 
-def progress(total: int, done: int, show: bool) -> tqdm:
-    """A text bar with images/s and ETA; rare updates where a log or a notebook keeps every one."""
+def progress(
+    total: int, done: int = 0, show: bool = True, unit: str = "images", name: str = ""
+) -> tqdm:
+    """A text bar with `unit` per second and ETA.
+
+    On a terminal it moves twice a second; in a log or a notebook, which keep every update, every
+    20 seconds.
+    """
     live = sys.stdout.isatty()
-    intervals = (
-        {"mininterval": 0.5, "maxinterval": 1} if live else {"mininterval": 20, "maxinterval": 60}
-    )
     look: dict[str, Any] = {
-        "unit": " images",
+        "mininterval": 0.5 if live else 20,
+        "maxinterval": 1 if live else 60,
+        "desc": name or None,
+        "unit": f" {unit}",
         "unit_scale": True,
         "ascii": True,
         "smoothing": 0.1,
         "file": sys.stdout,
     }
-    return tqdm(total=total, initial=done, disable=not show, **look, **intervals)
+    return tqdm(total=total, initial=done, disable=not show, **look)

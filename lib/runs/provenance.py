@@ -1,4 +1,4 @@
-"""The machine around a run: device, memory, signals, provenance, and the lines that it prints."""
+"""Where a number comes from: commit, versions, machine."""
 
 import os
 import platform
@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from lib.presets import REPO
@@ -23,24 +24,28 @@ def processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
+def _git(*args: str) -> str:
+    """What git prints about this repository; "" where there is no git or no repository."""
+    command = ["git", "-C", str(REPO), *args]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def commit() -> str:
+    """The commit of this code, with "+changes" if lib or a notebook was changed since."""
+    name = _git("rev-parse", "--short=10", "HEAD") or "unknown"
+    if _git("status", "--porcelain", "--untracked-files=no", "lib", "notebooks"):
+        return f"{name}+changes"
+    return name
+
+
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine, for every saved number."""
-    import timm
-
-    def git(*args: str) -> str:
-        try:
-            return subprocess.run(
-                ["git", "-C", str(REPO), *args], capture_output=True, text=True, timeout=10
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            return ""
-
-    commit = git("rev-parse", "--short=10", "HEAD").strip() or "unknown"
-    if git("status", "--porcelain", "--untracked-files=no", "lib", "notebooks").strip():
-        commit += "+changes"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
-        "commit": commit,
+        "commit": commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),

@@ -8,6 +8,7 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 
@@ -15,13 +16,13 @@ from lib.data import Dataset
 from lib.distributed.collectives import all_reduce_max, rank_and_world_size
 from lib.errors import InputError
 from lib.runs.export import export_encoder
-from lib.runs.files import load_into, load_state, save_state, save_weights, write_json
+from lib.runs.files import check_architecture, load_state, save_state, save_weights, write_json
 from lib.runs.folder import Run
 from lib.train.objective import Objective
 
 
 def full_state_dict(module: nn.Module) -> dict[str, Any]:
-    """The state dict of a module on the CPU, with sharded tensors gathered; all ranks must call it."""
+    """A module's state dict on the CPU, sharded tensors gathered; all ranks must call it."""
     options = StateDictOptions(full_state_dict=True)
     return {k: v.detach().cpu() for k, v in get_model_state_dict(module, options=options).items()}
 
@@ -78,15 +79,16 @@ class Checkpoint:
                 "weights would not be those of one run; install that version to resume, or delete "
                 "the file to train from the start"
             )
-        load_into(self.objective, state["objective"], path)
+        check_architecture(self.objective, state["objective"], path)
         options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self.objective, state["objective"], options=options)
         set_optimizer_state_dict(
             self.objective, self.optimizer, state["optimizer"], options=options
         )
         return state["position"]
 
     def log(self, line: dict[str, Any], seconds: float) -> None:
-        """Adds a line to metrics.jsonl; what depends on the machine's speed goes to timing.jsonl."""
+        """Adds a line to metrics.jsonl, and what depends on the machine's speed to timing.jsonl."""
         if self.writes:
             self.run.add_line("metrics.jsonl", line)
             self.run.add_line("timing.jsonl", {"epoch": line["epoch"], "seconds": seconds})

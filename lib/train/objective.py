@@ -41,7 +41,7 @@ class Objective(nn.Module):
         self.heads = nn.ModuleDict({pool: nn.Linear(config.embed_dim, classes) for pool in POOLS})
 
     def forward(self, images: Tensor, masks: Masks, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """images (B, C, H, W), labels (B,), -1 for held out -> (total loss, TERMS (3,) detached)."""
+        """images (B, C, H, W), labels (B,), -1 if held out -> (total loss, TERMS (3,) detached)."""
         c = self.config
         latent, pred = self.mae(images, masks)
         target = self.mae.targets(images, masks)
