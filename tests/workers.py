@@ -51,8 +51,8 @@ def steps(config: Config, count: int) -> dict[str, Any]:
     assert trainer.step == count
     weights = full_state_dict(trainer.objective)
     mine = torch.stack(seen)
-    if trainer.world > 1:
-        shares = [torch.empty_like(mine) for _ in range(trainer.world)]
+    if trainer.world_size > 1:
+        shares = [torch.empty_like(mine) for _ in range(trainer.world_size)]
         dist.all_gather(shares, mine)
     else:
         shares = [mine]
