@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lib.data import Dataset, Split
 from lib.distributed import collectives
-from lib.errors import InputError
+from lib.errors import InputError, UMAEError
 from lib.losses import uniformity_loss
 from lib.presets import Config
 from lib.train import train
@@ -79,7 +79,7 @@ def many(*calls: tuple) -> list[Any]:
     for fn, *args in calls:
         try:
             answers.append(fn(*args))
-        except InputError as error:
+        except UMAEError as error:
             answers.append(error)
     return answers
 
