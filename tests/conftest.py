@@ -20,3 +20,13 @@ def outputs(tmp_path, monkeypatch):
     """$UMAE_OUTPUTS, empty and of this test alone."""
     monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path / "outputs"))
     return tmp_path / "outputs"
+
+
+@pytest.fixture(scope="module")
+def killer():
+    from support.killer import Killer
+
+    killer = Killer()
+    yield killer
+    killer.process.stdin.close()
+    killer.process.wait(30)

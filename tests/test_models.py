@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
-from helpers import same_tensors, small
+from support import same_tensors, small
+from support.models import images_for, seeded
 from timm.models.vision_transformer import VisionTransformer
 
 from lib.losses import reconstruction_loss
 from lib.masking import patchify, random_masks, take, unpatchify
 from lib.models import MAE, build_encoder, pool_tokens, sincos_positions
-from lib.presets import PRESETS, Config, resolve
+from lib.presets import PRESETS, resolve
 from lib.runs.export import export_encoder
 
 TWINS = {  # preset -> timm's model of that size, and its published parameter count at 224 px, patch 16, no head
@@ -21,20 +22,6 @@ TWINS = {  # preset -> timm's model of that size, and its published parameter co
     "imagenet100-vit-base": ("vit_base_patch16_224", 85_798_656),
     "imagenet100-vit-large": ("vit_large_patch16_224", 303_301_632),
 }
-
-
-def seeded(config: Config, seed=0, dtype=torch.float32) -> MAE:
-    """A model whose every weight is random: biases, norms and the class token too."""
-    torch.manual_seed(seed)
-    model = MAE(config).to(dtype)
-    for p in model.parameters():
-        if p.requires_grad:
-            p.data.add_(0.05 * torch.randn_like(p))
-    return model.eval()
-
-
-def images_for(config: Config, batch=3, dtype=torch.float32):
-    return torch.randn(batch, config.channels, config.image_size, config.image_size, dtype=dtype)
 
 
 @pytest.mark.parametrize("preset", ["digits-vit-nano", "fashion-vit-micro", "cifar10-vit-micro"])

@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from helpers import small
+from support import small
 
 from lib.errors import InputError
 from lib.notebook.parameters import read_parameters

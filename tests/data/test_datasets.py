@@ -1,6 +1,5 @@
 """Datasets: one in-memory form, streams with the same pixels, every kind of image file."""
 
-import gzip
 import multiprocessing
 import os
 import signal
@@ -9,17 +8,13 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from helpers import few, folder_config, image_folder, small
 from PIL import Image
+from support import few, folder_config, image_folder, small
+from support.idx_files import fashion_files, write_idx
 
 from lib.data import load, validation_mask
 from lib.data.datasets import read_idx
 from lib.data.decoding import open_image
-
-
-def write_idx(path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
 
 
 def test_digits_are_the_1797_of_scikit_learn_split_by_class():
@@ -210,16 +205,6 @@ def test_idx_files_round_trip(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (5, 3, 4))
     write_idx(tmp_path / "a.gz", array)
     assert torch.equal(read_idx(tmp_path / "a.gz"), torch.from_numpy(array).to(torch.uint8))
-
-
-def fashion_files(root, train=30, test=10):
-    raw = root / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name, n in (("train", train), ("t10k", test)):
-        write_idx(raw / f"{name}-images-idx3-ubyte.gz", rng.integers(0, 256, (n, 28, 28)))
-        write_idx(raw / f"{name}-labels-idx1-ubyte.gz", np.arange(n) % 10)
-    return root
 
 
 def test_fashion_mnist_is_read_from_torchvisions_files(tmp_path):

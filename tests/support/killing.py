@@ -18,12 +18,12 @@ import tempfile
 import threading
 from contextlib import redirect_stdout
 
-from helpers import few, folder_config, small
 from tqdm import tqdm
 
 import lib.runs
 from lib.errors import InputError
 from lib.train import train
+from support import few, folder_config, small
 
 real_replace, real_open = os.replace, open
 writes = 0

@@ -5,10 +5,9 @@ import math
 import os
 import signal
 
-import lib.compute.device
 import pytest
 import torch
-from helpers import (
+from support import (
     at_step,
     content,
     elsewhere,
@@ -21,6 +20,7 @@ from helpers import (
     weights,
 )
 
+import lib.compute.device
 import lib.runs
 import lib.train
 from lib.compute import cpu_kernels as kernels

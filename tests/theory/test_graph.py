@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-TODO theory
 from lib.errors import InputError
 from lib.losses import uniformity_loss
-from lib.theory.graph import FORMS, Population, build_graph, graph_of_views, quantise
 from lib.theory.bounds import bayes_errors, bounds
+from lib.theory.graph import FORMS, Population, build_graph, graph_of_views, quantise
 
 RATIOS = range(7, 0, -1)  # visible patches of 8, in the order of a growing mask ratio
 
@@ -62,13 +61,19 @@ def reference_weights(population: Population, visible: int, form: str, positions
 @pytest.mark.parametrize("visible", [1, 2])
 def test_weights_are_those_of_the_definition(visible, form, positions):
     tokens = np.array([[0, 1, 2, 0], [0, 1, 1, 0], [2, 2, 2, 2], [1, 0, 2, 0]])
-    population = Population(tokens, np.array([0.4, 0.3, 0.2, 0.1]), np.eye(4), np.arange(4), np.zeros((3, 1)))
+    population = Population(
+        tokens, np.array([0.4, 0.3, 0.2, 0.1]), np.eye(4), np.arange(4), np.zeros((3, 1))
+    )
     reference = reference_weights(population, visible, form, positions)
     w = build_graph(population, visible, form, positions).weights()
     assert w.nnz == len(reference)
     np.testing.assert_allclose(sorted(w.data), sorted(reference.values()), atol=1e-15)
     firsts, seconds = ({e[side] for e in reference} for side in (0, 1))
-    assert w.shape == (len(firsts), len(seconds)) if visible == 1 else w.shape[0] == w.shape[1] == len(firsts | seconds)
+    assert (
+        w.shape == (len(firsts), len(seconds))
+        if visible == 1
+        else w.shape[0] == w.shape[1] == len(firsts | seconds)
+    )
     expected = sorted(sum(v for e, v in reference.items() if e[0] == x) for x in firsts)
     np.testing.assert_allclose(sorted(w.sum(axis=1)), expected, atol=1e-15)
 
@@ -95,7 +100,11 @@ def test_reference_values_of_theory_md(digits, small):
     for visible, expected in rows.items():
         graph, same = build_graph(digits, visible), build_graph(digits, visible, "same")
         values = [1 - g.svd(21)[1][i] for g in (graph, same) for i in (1, 10, 20)]
-        found = [bayes_errors(graph, digits.labels)[0], *values, build_graph(digits, visible, "joint").components()]
+        found = [
+            bayes_errors(graph, digits.labels)[0],
+            *values,
+            build_graph(digits, visible, "joint").components(),
+        ]
         np.testing.assert_allclose(found, expected, atol=6e-4)
     for visible, alpha, lam in ((3, 0.331, 0.331), (2, 0.493, 0.235), (1, 0.693, 0.331)):
         graph = build_graph(small, visible)
@@ -114,7 +123,11 @@ def test_graph_is_a_probability_with_unit_top_singular_value(small, visible):
         np.testing.assert_allclose(w.sum(axis=1), graph.w1, atol=1e-12)
         np.testing.assert_allclose(w.sum(axis=0), graph.w2, atol=1e-12)
         sigma = graph.svd(400)[1]
-        assert sigma[0] == pytest.approx(1, abs=1e-10) and sigma.min() > -1e-10 and sigma.max() < 1 + 1e-10
+        assert (
+            sigma[0] == pytest.approx(1, abs=1e-10)
+            and sigma.min() > -1e-10
+            and sigma.max() < 1 + 1e-10
+        )
         np.testing.assert_allclose(graph.normalised @ graph.w2**0.5, graph.w1**0.5, atol=1e-12)
         dense = np.linalg.svd(graph.normalised.toarray(), compute_uv=False)
         np.testing.assert_allclose(np.pad(sigma, (0, len(dense) - len(sigma))), dense, atol=1e-8)
@@ -158,12 +171,16 @@ def test_laplacian_and_mirror_symmetry(small, form):
     graph, mirror = build_graph(small, 3, form), build_graph(small, 1, form)
     abar = graph.normalised.toarray()
     rows, cols = abar.shape
-    lsym = np.eye(rows + cols) - np.block([[np.zeros((rows, rows)), abar], [abar.T, np.zeros((cols, cols))]])
+    lsym = np.eye(rows + cols) - np.block(
+        [[np.zeros((rows, rows)), abar], [abar.T, np.zeros((cols, cols))]]
+    )
     sigma = np.linalg.svd(abar, compute_uv=False)
     expected = np.sort(np.concatenate([1 - sigma, 1 + sigma, np.ones(abs(rows - cols))]))
     np.testing.assert_allclose(np.linalg.eigvalsh(lsym), expected, atol=1e-10)
     np.testing.assert_allclose(graph.svd(30)[1], mirror.svd(30)[1], atol=1e-8)
-    np.testing.assert_allclose(bayes_errors(graph, small.labels), bayes_errors(mirror, small.labels)[::-1], atol=1e-12)
+    np.testing.assert_allclose(
+        bayes_errors(graph, small.labels), bayes_errors(mirror, small.labels)[::-1], atol=1e-12
+    )
 
 
 def test_data_processing_along_the_mask_ratio(digits, small):
@@ -171,7 +188,10 @@ def test_data_processing_along_the_mask_ratio(digits, small):
     for population, ratios, count in ((digits, RATIOS, 150), (small, (3, 2, 1), 187)):
         spectra = [build_graph(population, visible, "same").svd(count)[1] for visible in ratios]
         spectra = [np.pad(s, (0, count - len(s))) for s in spectra]
-        alphas = [bayes_errors(build_graph(population, visible), population.labels)[0] for visible in ratios]
+        alphas = [
+            bayes_errors(build_graph(population, visible), population.labels)[0]
+            for visible in ratios
+        ]
         assert (np.diff(spectra, axis=0) <= 1e-10).all() and (np.diff(alphas) >= -1e-10).all()
         assert alphas[-1] - alphas[0] > 0.3 and (spectra[0] - spectra[-1]).max() > 0.3
     middle = build_graph(small, 2).svd(187)[1]
@@ -229,7 +249,10 @@ def test_corrected_theorem_41(small, form):
         x2 = h @ decoder.T + rng.normal(size=(len(graph.w2), 6))
         smooth = np.linalg.norm(decoder, 2) ** 2
         unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (f, h)]
-        cases = [(unit, share * smooth) for share in (0, 0.5, 1.99)] + [((f, h), 2 * smooth), ((3 * f, h), 5 * smooth)]
+        cases = [(unit, share * smooth) for share in (0, 0.5, 1.99)] + [
+            ((f, h), 2 * smooth),
+            ((3 * f, h), 5 * smooth),
+        ]
         for (a, b), lam in cases:
             for name, (lhs, rhs) in theory.theorem_41(graph, a, b, decoder, x2, lam).items():
                 assert lhs <= rhs + 1e-8 * abs(rhs), name
@@ -251,7 +274,9 @@ def test_theorem_41_terms_by_brute_force(small):
 
     def right(a, b, constant):
         """2L L_mf + 2 eps + C, with L_mf as a matrix norm."""
-        l_mf = ((abar - (graph.w1[:, None] ** 0.5 * a) @ (graph.w2[:, None] ** 0.5 * b).T) ** 2).sum()
+        l_mf = (
+            (abar - (graph.w1[:, None] ** 0.5 * a) @ (graph.w2[:, None] ** 0.5 * b).T) ** 2
+        ).sum()
         return 2 * smooth * l_mf + 2 * graph.w2 @ ((b @ decoder.T - x2) ** 2).sum(1) + constant
 
     norm = (abar**2).sum()
@@ -260,8 +285,12 @@ def test_theorem_41_terms_by_brute_force(small):
     assert rhs == pytest.approx(right(f, h, 2 * smooth * (1 - norm)), rel=1e-10)
     f, h = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (f, h))
     sides = theory.theorem_41(graph, f, h, decoder, x2, smooth)
-    assert sides["Eq. 8, norm 1"][1] == pytest.approx(right(f, h, 3 * smooth - 2 * smooth * norm), rel=1e-10)
-    assert sides["squared form, norm 1"][1] == pytest.approx(right(f, h, 4 * smooth - 2 * smooth * norm), rel=1e-10)
+    assert sides["Eq. 8, norm 1"][1] == pytest.approx(
+        right(f, h, 3 * smooth - 2 * smooth * norm), rel=1e-10
+    )
+    assert sides["squared form, norm 1"][1] == pytest.approx(
+        right(f, h, 4 * smooth - 2 * smooth * norm), rel=1e-10
+    )
     rec = (graph.weights().toarray() * (((f @ decoder.T)[:, None] - x2) ** 2).sum(-1)).sum()
     squared = graph.w1 @ (f @ h.T) ** 2 @ graph.w2
     assert sides["squared form, norm 1"][0] == pytest.approx(rec + smooth * squared, rel=1e-10)
@@ -310,14 +339,21 @@ def test_bounds_by_brute_force(two_classes):
     two_step = w @ np.diag(1 / graph.w2) @ w.T
     phi = two_step[label[:, None] != label].sum()
     u, sigma, _ = np.linalg.svd(graph.normalised.toarray())
-    features, root = u[:, :4] * sigma[:4] ** 0.5 / graph.w1[:, None] ** 0.5, graph.w1[:, None] ** 0.5
+    features, root = (
+        u[:, :4] * sigma[:4] ** 0.5 / graph.w1[:, None] ** 0.5,
+        graph.w1[:, None] ** 0.5,
+    )
     head = np.linalg.lstsq(root * features, root * np.eye(2)[label], rcond=None)[0]
     guess = (features @ head).argmax(1)
     votes = (graph.m1.toarray() @ np.eye(2)[guess]).argmax(1)
     row = bounds(graph, two_classes.labels, [4])[0]
     assert row["phi"] == pytest.approx(phi, abs=1e-10)
-    assert row["error"] == pytest.approx(1 - (graph.w1 * eta[np.arange(len(eta)), guess]).sum(), abs=1e-10)
-    assert row["vote_error"] == pytest.approx((graph.mass * two_classes.labels[np.arange(len(votes)), 1 - votes]).sum())
+    assert row["error"] == pytest.approx(
+        1 - (graph.w1 * eta[np.arange(len(eta)), guess]).sum(), abs=1e-10
+    )
+    assert row["vote_error"] == pytest.approx(
+        (graph.mass * two_classes.labels[np.arange(len(votes)), 1 - votes]).sum()
+    )
     assert row["alpha1"] == pytest.approx(1 - joint.T.dot(two_classes.labels).max(1).sum())
     assert row["sigma"] == pytest.approx(sigma[4], abs=1e-8)
     assert row["b1"] == pytest.approx(2 * phi / (1 - sigma[4] ** 2) + row["alpha1"], abs=1e-6)
@@ -328,8 +364,13 @@ def test_bounds_of_the_same_graph_use_one_step(two_classes):
     graph = build_graph(two_classes, 3, "same")
     w, row = graph.weights().toarray(), bounds(graph, two_classes.labels, [4])[0]
     label = (graph.m1.T @ (graph.mass[:, None] * two_classes.labels)).argmax(1)
-    phi, sigma = w[label[:, None] != label].sum(), np.linalg.svd(graph.normalised.toarray(), compute_uv=False)[4]
-    assert row["phi"] == pytest.approx(phi, abs=1e-10) and row["gap"] == pytest.approx(1 - sigma, abs=1e-8)
+    phi, sigma = (
+        w[label[:, None] != label].sum(),
+        np.linalg.svd(graph.normalised.toarray(), compute_uv=False)[4],
+    )
+    assert row["phi"] == pytest.approx(phi, abs=1e-10) and row["gap"] == pytest.approx(
+        1 - sigma, abs=1e-8
+    )
     assert row["b1"] == pytest.approx(2 * phi / (1 - sigma) + row["alpha1"], abs=1e-6)
     assert row["b3"] == pytest.approx(4 * row["alpha1"] / (1 - sigma) + row["alpha1"], abs=1e-6)
 
@@ -340,7 +381,9 @@ def test_one_bit_counterexample_to_the_printed_theorem():
     graph = graph_of_views("joint", np.full(4, 0.25), first, second)
     row = bounds(graph, np.eye(2)[first[:, 0]], [1])[0]
     np.testing.assert_allclose(graph.normalised.toarray(), np.full((2, 2), 0.5), atol=1e-15)
-    assert row["alpha1"] == 0 and row["printed"] == 0 and row["sigma"] == pytest.approx(0, abs=1e-12)
+    assert (
+        row["alpha1"] == 0 and row["printed"] == 0 and row["sigma"] == pytest.approx(0, abs=1e-12)
+    )
     assert row["error"] == pytest.approx(0.5) and row["alpha2"] == 0.5 and row["b1"] >= 0.5
 
 
@@ -362,8 +405,13 @@ def test_layer_norm_fixes_the_scale_and_eq9_alone_does_not():
     torch.testing.assert_close(f.square().sum(-1), 16 * v / (v + eps), atol=1e-9, rtol=0)
     exact = F.layer_norm(x, (16,), eps=0.0)
     cos = F.cosine_similarity(exact[:, None], exact[None], dim=-1)
-    torch.testing.assert_close(torch.cdist(exact, exact).square(), 2 * 16 * (1 - cos), atol=1e-9, rtol=0)
-    decoder, target = torch.randn(5, 16, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64)
+    torch.testing.assert_close(
+        torch.cdist(exact, exact).square(), 2 * 16 * (1 - cos), atol=1e-9, rtol=0
+    )
+    decoder, target = (
+        torch.randn(5, 16, dtype=torch.float64),
+        torch.randn(40, 5, dtype=torch.float64),
+    )
     for c in (10.0, 100.0):
         loss = [((s * x) @ (decoder / s).T - target).square().mean() for s in (1.0, c)]
         torch.testing.assert_close(*loss, atol=1e-9, rtol=0)
@@ -376,14 +424,21 @@ def test_layer_norm_fixes_the_scale_and_eq9_alone_does_not():
 
 def test_too_large_settings_are_refused_with_their_size():
     big = Population(
-        np.zeros((1797, 64), np.int32), np.full(1797, 1 / 1797), np.ones((1797, 1)), np.arange(1797), np.eye(1)
+        np.zeros((1797, 64), np.int32),
+        np.full(1797, 1 / 1797),
+        np.ones((1797, 1)),
+        np.arange(1797),
+        np.eye(1),
     )
     with pytest.raises(
-        InputError, match=r"1797 images x 4\.8\w+e\+14 masks .* would take .* GB, the limit is 1 GB; use larger"
+        InputError,
+        match=r"1797 images x 4\.8\w+e\+14 masks .* would take .* GB, the limit is 1 GB; use larger",
     ):
         build_graph(big, 16)
     tokens = np.random.default_rng(0).integers(0, 4, (400, 12)).astype(np.int32)
-    population = big.__class__(tokens, np.full(400, 1 / 400), np.ones((400, 1)), np.arange(400), np.eye(1))
+    population = big.__class__(
+        tokens, np.full(400, 1 / 400), np.ones((400, 1)), np.arange(400), np.eye(1)
+    )
     graph = build_graph(population, 6)
     with pytest.raises(InputError, match="explicit weight matrix would take"):
         graph.weights()
@@ -395,11 +450,17 @@ def test_too_large_settings_are_refused_with_their_size():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda p: build_graph(p, 2, "both"), "form must be one of product, joint, same, got 'both'"),
+        (
+            lambda p: build_graph(p, 2, "both"),
+            "form must be one of product, joint, same, got 'both'",
+        ),
         (lambda p: build_graph(p, 4), "visible must be between 1 and 3 of 4 patches, got 4"),
         (lambda p: build_graph(p, 0), "visible must be between 1 and 3"),
         (lambda p: build_graph(p, 2).svd(0), "at least 1, got 0"),
-        (lambda p: quantise(np.zeros((5, 8, 8)), np.zeros(5), (3, 4), 8), "choose a divisor of each side"),
+        (
+            lambda p: quantise(np.zeros((5, 8, 8)), np.zeros(5), (3, 4), 8),
+            "choose a divisor of each side",
+        ),
         (lambda p: quantise(np.zeros((5, 8, 8)), np.zeros(5), (8, 8), 8), "not the whole image"),
         (lambda p: quantise(np.zeros((5, 8, 8)), np.zeros(5), (4, 4), 1), "at least 2 tokens"),
     ],

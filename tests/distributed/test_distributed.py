@@ -8,8 +8,7 @@ import time
 
 import pytest
 import torch
-import workers
-from helpers import cli_args, environment, lines, small, weights
+from support import cli_args, environment, lines, small, weights, workers
 
 from lib.distributed.launch import run
 from lib.errors import InputError, Interrupted
@@ -186,7 +185,7 @@ def test_one_process_is_this_one_and_what_cannot_be_imported_is_refused():
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind_when_the_notebook_is_interrupted_or_killed(tmp_path, sent):
-    code = f"import workers; from lib.launch import run; run(workers.waits, 2, {str(tmp_path)!r})"
+    code = f"from support import workers; from lib.distributed.launch import run; run(workers.waits, 2, {str(tmp_path)!r})"
     notebook = subprocess.Popen(
         [sys.executable, "-c", code], env=environment(PYTHONPATH=os.environ["PYTHONPATH"])
     )

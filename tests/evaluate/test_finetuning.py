@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import few, small
+from support import few, small
 
 from lib.data import validation_mask
 from lib.errors import InputError, NonFiniteLoss

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -10,91 +9,22 @@ import sys
 import time
 
 import pytest
-from helpers import at_step, cli_args, content, environment, few, lines, small
+from support import at_step, cli_args, content, environment, few, small
+from support.killer import (
+    STAGES,
+    Killer,
+    check_visible_files,
+    kill_at_random,
+    kill_everywhere,
+    leak,
+    writes_of,
+)
 
 from lib.errors import InputError
-from lib.presets import REPO
 from lib.runs import Run, open_run
-from lib.runs.files import load_state, load_weights
+from lib.runs.files import load_state
 from lib.train import train
 from lib.train.arguments import main
-
-STAGES = ("half", "written", "renamed")
-
-
-class Killer:
-    """Talks to killing.py."""
-
-    def __init__(self):
-        env = environment()
-        command = [sys.executable, str(REPO / "tests" / "killing.py")]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
-        self.kills = 0
-
-    def __call__(self, outputs, fields, **how) -> dict:
-        self.process.stdin.write(
-            json.dumps({"outputs": str(outputs), "fields": fields, **how}) + "\n"
-        )
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        assert answer["status"] in (0, 2, -signal.SIGKILL), answer
-        self.kills += answer["status"] == -signal.SIGKILL
-        return answer
-
-
-@pytest.fixture(scope="module")
-def killer():
-    killer = Killer()
-    yield killer
-    killer.process.stdin.close()
-    killer.process.wait(30)
-
-
-def check_visible_files(run: Run) -> None:
-    """Whatever moment the process died at: every file that has its name is whole, metrics have no gap or duplicate."""
-    for path in run.folder.rglob("*"):
-        if path.name.startswith(".") or path.name == "lock" or path.is_dir():
-            continue
-        if path.name == "state.pt":
-            load_state(path)
-        elif path.suffix == ".safetensors" and path.parent.name != "encoder":
-            load_weights(path)
-        elif path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".jsonl":
-            epochs = [line["epoch"] for line in lines(path)]
-            assert epochs == list(range(1, len(epochs) + 1)) and path.read_bytes().endswith(b"\n")
-        else:
-            import safetensors.torch
-
-            safetensors.torch.load_file(path)
-
-
-def kill_everywhere(killer, tmp_path, fields, points, data=None) -> None:
-    """For every (call, stage) of points: a run killed there and resumed equals the run that was never stopped."""
-    from helpers import folder_config
-
-    root = fields.get("root")
-    rest = {k: v for k, v in fields.items() if k != "root"}
-    config = folder_config(root, **rest) if root else small(**rest)
-    whole_folder = tmp_path / "whole"
-    assert killer(whole_folder, fields)["status"] == 0
-    whole = Run(config, whole_folder / "runs" / open_run(config).folder.name)
-    for call, stage in points:
-        outputs = tmp_path / f"{call}-{stage}"
-        assert killer(outputs, fields, call=call, stage=stage)["status"] == -signal.SIGKILL
-        run = Run(config, outputs / "runs" / whole.folder.name)
-        check_visible_files(run)
-        assert killer(outputs, fields)["status"] == 0
-        assert content(run) == content(whole), (call, stage)
-        assert not list(run.folder.rglob(".*"))
-        shutil.rmtree(outputs)
-
-
-def writes_of(killer, tmp_path, fields) -> int:
-    return killer(tmp_path / "count", fields)["writes"]
 
 
 def test_killed_at_every_file_written(killer, tmp_path):
@@ -102,27 +32,6 @@ def test_killed_at_every_file_written(killer, tmp_path):
     number = writes_of(killer, tmp_path, fields)
     assert number >= 12
     kill_everywhere(killer, tmp_path, fields, [(n, STAGES[n % 3]) for n in range(1, number + 1)])
-
-
-def kill_at_random(killer, tmp_path, fields, seed, most) -> int:
-    """Kills one run at random moments, `most` times or until it has come to its end; returns how often."""
-    rng = random.Random(seed)
-    config = small(**fields)
-    before = time.monotonic()
-    assert killer(tmp_path / "whole", fields)["status"] == 0
-    seconds = time.monotonic() - before
-    name = open_run(config).folder.name
-    run, kills = Run(config, tmp_path / "killed" / "runs" / name), 0
-    while (
-        kills < most
-        and killer(tmp_path / "killed", fields, after=rng.uniform(0, 0.6 * seconds))["status"]
-    ):
-        kills += 1
-        if run.folder.exists():
-            check_visible_files(run)
-    assert killer(tmp_path / "killed", fields)["status"] == 0
-    assert content(run) == content(Run(config, tmp_path / "whole" / "runs" / name))
-    return kills
 
 
 def test_killed_at_random_moments(killer, tmp_path):
@@ -265,20 +174,6 @@ def resident() -> float:
     """MiB of memory in use by this process."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def leak(number: int, warm: int) -> tuple[int, float]:
-    """Growth of open files and of memory (MiB) over `number` short runs, after `warm` runs."""
-    import gc
-
-    data = few(small())
-    for seed in range(warm + number):
-        if seed == warm:
-            gc.collect()
-            files, memory = open_files(), resident()
-        train(small(seed=seed, epochs=1, snapshots=0), data)
-    gc.collect()
-    return open_files() - files, resident() - memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -8,10 +8,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import workers
-from helpers import environment, same_tensors, small
+from support import environment, same_tensors, small, workers
 
-TODO speed
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import PRESETS, resolve
@@ -67,8 +65,9 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, capsys):
     plain = trained()
     monkeypatch.setattr(torch, "compile", broken)
     assert same_tensors(trained(compile=True), plain)
-    assert "compile: torch.compile does not work here (RuntimeError: no C++ compiler), running without it" in (
-        capsys.readouterr().out
+    assert (
+        "compile: torch.compile does not work here (RuntimeError: no C++ compiler), running without it"
+        in (capsys.readouterr().out)
     )
 
 
@@ -85,8 +84,14 @@ def test_no_step_waits_for_its_device(monkeypatch):
     with pytest.raises(RuntimeError):
         torch.ones((), device="meta").item()
     monkeypatch.setattr("lib.train.pick_device", lambda _: torch.device("meta"))
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which meta tensors do not have
-    for fields in ({}, {"accum_steps": 2, "augment": "crop"}, {"augment": "resized_crop", "uniformity": "euclidean"}):
+    monkeypatch.setattr(
+        torch, "autocast", lambda *_, **__: nullcontext()
+    )  # which meta tensors do not have
+    for fields in (
+        {},
+        {"accum_steps": 2, "augment": "crop"},
+        {"augment": "resized_crop", "uniformity": "euclidean"},
+    ):
         config = small(batch_size=16, **fields)
         trainer = Trainer(config, workers.data_of(config), None)
         trainer.train_epoch(0, type("Bar", (), {"update": lambda self, n: None})(), [])
@@ -118,7 +123,9 @@ def test_the_cost_is_counted_right():
 def test_the_memory_is_what_a_step_keeps(compiled, monkeypatch):
     """By our own passes, where the machine has them, and by torch's operations."""
     monkeypatch.setattr(speed, "has_bf16", lambda _: True)
-    config = resolve("cifar10-vit-micro", batch_size=64, precision="bf16", compile=compiled, device="cpu")
+    config = resolve(
+        "cifar10-vit-micro", batch_size=64, precision="bf16", compile=compiled, device="cpu"
+    )
     mae, kept = MAE(config), {}
     own = {p.untyped_storage().data_ptr() for p in mae.parameters()}
     speed.choose_passes(mae, CPU, "bf16", compiled)
@@ -128,7 +135,10 @@ def test_the_memory_is_what_a_step_keeps(compiled, monkeypatch):
             kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         out = mae(torch.randn(64, 3, 32, 32), random_masks(64, 64, 0.75))
     del out
     cost = speed.estimate(config, images=1000)
@@ -169,5 +179,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
         "import sys, lib.train, lib.launch, lib.cli, lib.speed; print(*sorted({'timm', 'torchvision', 'sklearn', "
         "'scipy', 'matplotlib', 'pandas', 'sympy', 'torch._dynamo'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60
+    )
     assert done.returncode == 0 and done.stdout.strip() == "", done.stdout + done.stderr

@@ -5,20 +5,18 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 import signal
 import struct
-import tempfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import cli, cli_args, few, folder_config, image_folder, small
 from PIL import Image
-from test_data import fashion_files, write_idx
+from support import cli, cli_args, few, folder_config, image_folder, small
+from support.idx_files import fashion_files, write_idx
+from support.pickle_bomb import BOMB_MARK, PICKLE_BOMB, Bomb
 
 import lib.data
 import lib.train
@@ -533,15 +531,6 @@ def test_downloads_that_fail(refused, monkeypatch):
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
 
 
-class _Bomb:
-    def __reduce__(self):
-        return os.system, (f"touch {BOMB_MARK}",)
-
-
-BOMB_MARK = Path(tempfile.gettempdir()) / f"umae-bomb-{os.getpid()}"
-PICKLE_BOMB = pickle.dumps(_Bomb())
-
-
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
     """The outputs folder of a small run that was stopped after its fourth step."""
@@ -568,7 +557,7 @@ def _with_digest(path, payload: bytes):
 
 def _zip_bomb() -> bytes:
     buffer = io.BytesIO()
-    torch.save({"step": _Bomb()}, buffer)
+    torch.save({"step": Bomb()}, buffer)
     return buffer.getvalue()
 
 

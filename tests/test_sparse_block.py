@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers import small
-from test_models import images_for, seeded
+from support import small
+from support.models import images_for, seeded
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 

@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import small
 from lib.compute.threads import PATIENT, YIELDING, busy_cores, spin_count
+from support import small
 
 from benchmarks import __main__ as bench
 from benchmarks.paired import Side, children_memory, compare

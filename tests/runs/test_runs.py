@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from helpers import environment, small
+from support import environment, small
 
 from lib.errors import InputError, RunBusy
 from lib.models import MAE
@@ -207,7 +207,7 @@ def test_the_record_says_which_code_machine_and_data():
 
 HOLD = """
 import sys
-from helpers import small
+from support import small
 from lib.runs import open_run
 with open_run(small()).lock():
     print("held", flush=True)

@@ -11,13 +11,12 @@ import time
 from contextlib import suppress
 
 import pytest
-from helpers import cli_args, content, environment, folder_config, image_folder, small
-from test_kill import (  # noqa: F401
+from support import cli_args, content, environment, folder_config, image_folder, small
+from support.killer import (
     STAGES,
     check_visible_files,
     kill_at_random,
     kill_everywhere,
-    killer,
     leak,
     writes_of,
 )
@@ -207,7 +206,7 @@ def test_a_signal_to_the_whole_group_saves_although_workers_get_it_too(tmp_path,
 def write_notebook(path) -> None:
     cells = [
         ("# parameters\nlam: float = 0.001", ["parameters"]),
-        ("from helpers import small\nfrom lib.train import train", []),
+        ("from support import small\nfrom lib.train import train", []),
         (f"run = train(small(lam=lam, **{LONG!r}))\nprint(run.result['steps'])", []),
     ]
     code = [
@@ -321,7 +320,7 @@ def test_a_full_and_then_a_read_only_file_system(tmpfs, tmp_path, monkeypatch):
 
 
 def test_a_file_system_that_turns_read_only_while_training(tmpfs, monkeypatch):
-    from helpers import at_step, few
+    from support import at_step, few
 
     subprocess.run(["mount", "-o", "remount,size=20m", str(tmpfs)], check=True)
     monkeypatch.setenv("UMAE_OUTPUTS", str(tmpfs))

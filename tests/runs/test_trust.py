@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import timm
-from helpers import few, image_folder, small
-from test_bad_input import BOMB_MARK, PICKLE_BOMB
+from support import few, image_folder, small
+from support.pickle_bomb import BOMB_MARK, PICKLE_BOMB
 
 from lib.presets import REPO, resolve
 from lib.runs import open_run

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import few, small
 from sklearn.metrics import silhouette_score
+from support import few, small
 
 from lib.data import validation_mask
 from lib.errors import InputError

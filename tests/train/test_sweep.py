@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from helpers import environment, few, same_tensors, small, weights
+from support import environment, few, same_tensors, small, weights
 
 from lib.evaluate import evaluate
 from lib.evaluate.finetuning import finetune
@@ -39,7 +39,7 @@ def test_a_run_of_a_sweep_is_the_run_of_train():
 
 
 SWEEP = """
-from helpers import small
+from support import small
 from lib.train import train_all
 train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)])
 """

@@ -7,21 +7,20 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-import workers
-from helpers import environment, same_tensors, small
 from scipy.special import log_ndtr
+from support import environment, same_tensors, small, workers
 from timm.layers import Mlp
 
 from lib.compute import cpu_block as fused
 from lib.compute import cpu_kernels as kernels
-TODO speed
-from lib.models import SparseBlock
-from lib.models import MAE, build_encoder
+from lib.models import MAE, SparseBlock, build_encoder
 from lib.presets import resolve
 
 CPU = torch.device("cpu")
 EPS = 2**-7  # of bfloat16, twice the error of rounding to it
-needs_kernels = pytest.mark.skipif(kernels.load()[0] is None, reason=f"no kernels here: {kernels.load()[1]}")
+needs_kernels = pytest.mark.skipif(
+    kernels.load()[0] is None, reason=f"no kernels here: {kernels.load()[1]}"
+)
 
 
 def noise(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
@@ -38,7 +37,9 @@ def close(own: torch.Tensor, exact: torch.Tensor, factor: float = 0.51) -> None:
 
 def same_sum(own: torch.Tensor, exact: torch.Tensor) -> None:
     """A sum over many rows, in float32."""
-    torch.testing.assert_close(own.double(), exact.detach().double(), rtol=1e-3, atol=1e-4 * exact.abs().max().item())
+    torch.testing.assert_close(
+        own.double(), exact.detach().double(), rtol=1e-3, atol=1e-4 * exact.abs().max().item()
+    )
 
 
 @needs_kernels
@@ -54,7 +55,9 @@ def test_norm(rows, dim, threads, monkeypatch):
     plain = [t.detach() for t in (x, weight, bias)]
     out, mean, rstd = kernels.norm_forward(*plain, 1e-6)
     close(out, exact)
-    d_x, again, d_weight, d_bias = kernels.norm_backward(d_out, past, plain[0], mean, rstd, *plain[1:])
+    d_x, again, d_weight, d_bias = kernels.norm_backward(
+        d_out, past, plain[0], mean, rstd, *plain[1:]
+    )
     torch.testing.assert_close(d_x, past + grads[0], rtol=1e-4, atol=1e-5)
     assert torch.equal(again, out)
     same_sum(d_weight, grads[1])
@@ -65,7 +68,9 @@ def test_norm(rows, dim, threads, monkeypatch):
 def test_gelu_is_exact_to_the_last_bit_but_one_far_into_the_tail():
     x = torch.cat([torch.linspace(-12, 12, 9600), noise(9600, scale=2)]).view(-1, 32).bfloat16()
     out = kernels.gelu_forward(x, torch.zeros(32)).double()
-    exact = x.double() * torch.from_numpy(log_ndtr(x.double().numpy())).exp()  # torch's own has no tail below -8
+    exact = (
+        x.double() * torch.from_numpy(log_ndtr(x.double().numpy())).exp()
+    )  # torch's own has no tail below -8
     assert ((out - exact).abs() <= 0.505 * EPS * exact.abs()).all()
 
 
@@ -90,7 +95,9 @@ def test_add(scaled):
     x, y, bias = noise(5, 3, 32), noise(15, 32, seed=1).bfloat16(), noise(32, seed=2)
     scale = torch.tensor([0.0, 2.0, 1.0, 0.5, 2.0]) if scaled else None
     by = torch.ones(5, 1, 1) if scale is None else scale.view(-1, 1, 1)
-    torch.testing.assert_close(kernels.add_forward(x, y, bias, scale), x + by * (y.float() + bias).view(5, 3, 32))
+    torch.testing.assert_close(
+        kernels.add_forward(x, y, bias, scale), x + by * (y.float() + bias).view(5, 3, 32)
+    )
     d_y, d_bias = kernels.add_backward(x, scale)
     close(d_y, (by * x).flatten(0, 1))
     same_sum(d_bias, (by * x).sum((0, 1)))
@@ -101,7 +108,10 @@ def test_add(scaled):
 def test_heads_are_split_and_their_gradients_merged(removed, wanted):
     images, own, heads, size, table = 3, 5, 2, 8, 7
     count = table if removed else 0
-    rows, bias = noise(images * own + count, 3 * heads * size).bfloat16(), noise(3 * heads * size, seed=1)
+    rows, bias = (
+        noise(images * own + count, 3 * heads * size).bfloat16(),
+        noise(3 * heads * size, seed=1),
+    )
     ids = torch.rand(images, table).argsort(1)[:, :removed].contiguous() if removed else None
     x, b = rows.double().requires_grad_(), bias.double().requires_grad_()
     tokens = x[: images * own].view(images, own, -1)
@@ -117,7 +127,9 @@ def test_heads_are_split_and_their_gradients_merged(removed, wanted):
     close(own_d_x, d_x, 1.01)
     same_sum(own_d_b, d_b)
     swapped = kernels.swap_heads(grad[1].contiguous())
-    assert torch.equal(swapped, grad[1].transpose(1, 2)) and torch.equal(kernels.swap_heads(swapped), grad[1])
+    assert torch.equal(swapped, grad[1].transpose(1, 2)) and torch.equal(
+        kernels.swap_heads(swapped), grad[1]
+    )
 
 
 @needs_kernels
@@ -129,7 +141,9 @@ def test_softmax(dim):
     close(own, exact, 0.52)
     y = own.double()
     grad = 0.3 * y * (d_y.double() - (y * d_y.double()).sum(-1, keepdim=True))
-    torch.testing.assert_close(kernels.softmax_backward_(own, d_y.clone(), 0.3).double(), grad, rtol=EPS, atol=1e-5)
+    torch.testing.assert_close(
+        kernels.softmax_backward_(own, d_y.clone(), 0.3).double(), grad, rtol=EPS, atol=1e-5
+    )
     assert kernels.softmax_(torch.full((1, dim), float("nan")).bfloat16(), 1.0).isnan().all()
 
 
@@ -144,13 +158,17 @@ def test_what_is_not_finite_stays_so(value):
     assert not kernels.add_backward(x[None], None)[0].isfinite().any()
 
 
-def halves(block: SparseBlock, dtype: torch.dtype, own: bool, low: bool, shared: bool, wanted: int | None):
+def halves(
+    block: SparseBlock, dtype: torch.dtype, own: bool, low: bool, shared: bool, wanted: int | None
+):
     """Output and all gradients of a block on 6 images of 17 own tokens and, shared, 8 of a table's 25 rows."""
     block = block.to(dtype)
     block.zero_grad()
     block.fused, block.attn.fused_attn = own, False
     dim = block.norm1.weight.shape[0]
-    x, table = (noise(*n, dim, seed=k).to(dtype).requires_grad_() for k, n in enumerate([(6, 17), (25,)]))
+    x, table = (
+        noise(*n, dim, seed=k).to(dtype).requires_grad_() for k, n in enumerate([(6, 17), (25,)])
+    )
     ids = torch.rand(6, 25, generator=torch.Generator().manual_seed(2)).argsort(1)[:, :8]
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
         out = block(x, (table, ids) if shared else None, wanted)
@@ -165,7 +183,8 @@ def halves(block: SparseBlock, dtype: torch.dtype, own: bool, low: bool, shared:
 
 @needs_kernels
 @pytest.mark.parametrize(
-    "shared,wanted", [(False, None), (False, 7), (True, None), (True, 8), (True, 5), (True, 17), (True, 20)]
+    "shared,wanted",
+    [(False, None), (False, 7), (True, None), (True, 8), (True, 5), (True, 17), (True, 20)],
 )
 @pytest.mark.parametrize("dim,heads", [(64, 4), (96, 3)])
 def test_a_block_by_our_passes_is_as_near_the_exact_one_as_torchs_own(dim, heads, shared, wanted):
@@ -185,7 +204,9 @@ def test_a_block_by_our_passes_is_as_near_the_exact_one_as_torchs_own(dim, heads
     assert sum(ratios) / len(ratios) < 1.1
 
 
-@pytest.mark.parametrize("rows,wide,narrow", [(8, 5, 3), (9, 5, 3), (9, 3, 5), (4, 700, 300), (4, 300, 700)])
+@pytest.mark.parametrize(
+    "rows,wide,narrow", [(8, 5, 3), (9, 5, 3), (9, 3, 5), (4, 700, 300), (4, 300, 700)]
+)
 def test_a_weight_gradient_in_every_order_of_products(rows, wide, narrow):
     d_out, x = noise(rows, wide).bfloat16(), noise(rows, narrow, seed=1).bfloat16()
     own = fused._weight_gradient(d_out, x)
@@ -237,7 +258,9 @@ def test_tokens_in_bf16_are_left_to_torch():
 @needs_kernels
 def test_timms_own_forward_as_finetuning_calls_it_goes_through_them(monkeypatch):
     torch.manual_seed(0)
-    model = build_encoder(small(embed_dim=32, depth=3), num_classes=10, global_pool="avg", drop_path_rate=0.3).train()
+    model = build_encoder(
+        small(embed_dim=32, depth=3), num_classes=10, global_pool="avg", drop_path_rate=0.3
+    ).train()
     assert speed.choose_passes(model, CPU, "bf16") == ""
     calls, real, results = [], kernels._call, []
     monkeypatch.setattr(kernels, "_call", lambda name, *a: (calls.append(name), real(name, *a)))
@@ -249,13 +272,22 @@ def test_timms_own_forward_as_finetuning_calls_it_goes_through_them(monkeypatch)
         with torch.autocast("cpu", torch.bfloat16):
             loss = F.cross_entropy(model(noise(16, 1, 8, 8)).float(), torch.arange(16) % 10)
         loss.backward()
-        results.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        results.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
     assert calls.count("gelu_forward") == calls.count("gelu_backward") == 3
     assert (results[0] - results[1]).norm() < 0.03 * results[1].norm()
 
 
 def bf16_run(**fields) -> dict[str, torch.Tensor]:
-    own = {"embed_dim": 32, "decoder_dim": 32, "batch_size": 16, "warmup_epochs": 0, "precision": "bf16", **fields}
+    own = {
+        "embed_dim": 32,
+        "decoder_dim": 32,
+        "batch_size": 16,
+        "warmup_epochs": 0,
+        "precision": "bf16",
+        **fields,
+    }
     return workers.steps(small(**own), 5)["weights"]
 
 
@@ -266,7 +298,13 @@ def test_training_takes_them_in_bf16_only_and_gives_the_same_bits_every_time(mon
     monkeypatch.setattr(speed, "has_bf16", lambda _: True)
     monkeypatch.setattr(kernels, "_call", lambda name, *a: (calls.append(name), real(name, *a)))
     first = bf16_run()
-    assert {"norm_forward", "norm_backward", "gelu_backward", "merge_heads", "softmax_backward"} <= set(calls)
+    assert {
+        "norm_forward",
+        "norm_backward",
+        "gelu_backward",
+        "merge_heads",
+        "softmax_backward",
+    } <= set(calls)
     assert same_tensors(bf16_run(), first)
     calls.clear()
     bf16_run(precision="fp32")
@@ -274,7 +312,9 @@ def test_training_takes_them_in_bf16_only_and_gives_the_same_bits_every_time(mon
 
 
 @pytest.mark.parametrize("broken", ["compiler", "source", "library"])
-def test_without_a_compiler_torchs_operations_are_used_and_it_is_said(broken, tmp_path, monkeypatch, capsys):
+def test_without_a_compiler_torchs_operations_are_used_and_it_is_said(
+    broken, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(speed, "has_bf16", lambda _: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kernels, "load", kernels.load.__wrapped__)
@@ -304,8 +344,14 @@ def test_without_a_compiler_torchs_operations_are_used_and_it_is_said(broken, tm
 def test_a_width_that_fits_no_vector_is_left_to_torch():
     mae = MAE(small(embed_dim=48, num_heads=2))
     line = speed.choose_passes(mae, CPU, "bf16")
-    assert "width 48 is not a multiple of 32" in line and not any(b.fused for b in mae.encoder.blocks)
-    assert speed.choose_passes(mae, CPU, "fp32") == speed.choose_passes(mae, CPU, "bf16", compiled=True) == ""
+    assert "width 48 is not a multiple of 32" in line and not any(
+        b.fused for b in mae.encoder.blocks
+    )
+    assert (
+        speed.choose_passes(mae, CPU, "fp32")
+        == speed.choose_passes(mae, CPU, "bf16", compiled=True)
+        == ""
+    )
     for name in ("digits-vit-nano", "cifar10-vit-micro", "cifar10-vit-tiny"):
         config = resolve(name)
         assert config.embed_dim % kernels.COLUMNS == config.decoder_dim % kernels.COLUMNS == 0
@@ -322,7 +368,9 @@ def test_compiled_once_and_found_again_where_the_cache_can_be_written(tmp_path):
         ).stdout
 
     both = [
-        subprocess.Popen([sys.executable, "-c", program], env=environment(XDG_CACHE_HOME=str(tmp_path)))
+        subprocess.Popen(
+            [sys.executable, "-c", program], env=environment(XDG_CACHE_HOME=str(tmp_path))
+        )
         for _ in range(2)
     ]
     assert [p.wait(60) for p in both] == [0, 0]
