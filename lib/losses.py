@@ -1,10 +1,9 @@
 """U-MAE minimises reconstruction (Eq. 2) + lam * uniformity (Eq. 8/9).
 
-Every form of uniformity sees the features through a LayerNorm without affine parameters, so that
-|f|^2 = D. Without it Eq. 9 has no minimum (docs/theory.md), and `lam` means the same at every
-width. All forms are computed from sums over the batch, O(B D^2) at most, never from the B x B
-matrix of pairs. With several processes only the sums travel, with their gradient, so value and
-gradient are those of the global batch.
+Every form of uniformity sees features of one fixed length: without it Eq. 9 has no minimum
+(docs/theory.md). All forms are computed from sums over the batch, O(B D^2) at most, never from the
+B x B matrix of pairs. With several processes only the sums travel, with their gradient, so value
+and gradient are those of the global batch.
 """
 
 from typing import Any
@@ -64,16 +63,17 @@ def _global_sums(local: bool, *sums: Tensor) -> list[Tensor]:
 def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = False) -> Tensor:
     """The uniformity term of U-MAE: features (B, D) of B independent visible views -> scalar.
 
-    With f = LayerNorm(features) and cos_ij = f_i.f_j / D, where i != j are different views:
+    With f = LayerNorm(features) without affine parameters, so that |f|^2 = D, and
+    cos_ij = f_i.f_j / D for two views i != j:
 
     - "spectral" (default): D * mean_{i!=j} cos_ij^2, an unbiased estimate of tr(C^2)/D for the
       second moment C = E[f f^T]: near 1 when all directions are used alike, D when the features
-      lie on one line.
-    - "released": mean_{i,j} cos_ij^2 with the diagonal, near the authors' code (whose lambda is
-      0.01): there the feature also passes the encoder's last norm a second time, with its affine
-      part, and is not centred.
+      lie on one line. `lam` then means the same at every width.
     - "euclidean": -mean_{i!=j} |f_i - f_j|^2, Eq. 9 as printed; in [-4D, 0], and only about the
       mean of f.
+    - "released": mean_{i,j} cos_ij^2 with the diagonal and f = features / |features|, as in the
+      authors' code, whose default lambda is 0.01. There the feature passes the encoder's last norm
+      a second time before: see `MAE.uniformity_features`.
 
     In a distributed run the views are those of all processes, unless `local`. The authors' gather
     passes the gradient to the local slice only, which DDP then averages, so their lambda acts as
@@ -85,9 +85,13 @@ def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = Fals
         shape = tuple(features.shape)
         raise InputError(f"uniformity needs features of shape (B >= 2, D), got {shape}")
     dim = features.shape[-1]
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     with torch.autocast(features.device.type, enabled=False):
-        f = F.layer_norm(features.to(dtype), (dim,))
+        if form == "released":
+            f = F.normalize(features)
+            moment, count = _global_sums(local, f.T @ f, f.new_full((), len(f)))
+            return moment.square().sum() / count.square()
+        f = F.layer_norm(features, (dim,))
         views = f.new_full((), len(f))
         if form == "euclidean":
             total, count = _global_sums(local, f.sum(0), views)
@@ -96,9 +100,24 @@ def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = Fals
         squares = f.square().sum(-1).square().sum()
         moment, diagonal, count = _global_sums(local, f.T @ f, squares, views)
         together = moment.square().sum() / dim**2
-        if form == "released":
-            return together / count.square()
         return dim * (together - diagonal / dim**2) / (count * (count - 1))
+
+
+def cosine_weight(lam: float, form: str, dim: int) -> float | None:
+    """`lam` as a weight on mean cos^2, the one unit in which coefficients can be compared.
+
+    D * lam for "spectral", lam for "released", None for "euclidean", which is no multiple of it.
+    """
+    return {"spectral": dim * lam, "released": lam}.get(form)
+
+
+def equivalent_coefficients(weight: float, dim: int, world_size: int = 1) -> dict[str, float]:
+    """What to set for a weight on mean cos^2 at width D.
+
+    "spectral" and "released" are our `lam`; "authors" is the lambda of the authors' code on
+    `world_size` devices, which their gather divides by that number.
+    """
+    return {"spectral": weight / dim, "released": weight, "authors": weight * world_size}
 
 
 def spectrum(features: Tensor, centred: bool = True) -> Tensor:

@@ -202,6 +202,15 @@ class MAE(nn.Module):
         ids = masks.ids_remove if masks.ids_remove.shape[1] else masks.ids_keep
         return take(patchify(images, self.patch_size), ids)
 
+    def uniformity_features(self, latent: Tensor, pool: str, form: str) -> Tensor:
+        """latent (B, 1+S, D) -> the features (B, D) that the uniformity term of this form sees.
+
+        For "released" they pass the encoder's last norm, weight and bias included, a second time:
+        the authors' code does so.
+        """
+        features = pool_tokens(latent, pool)
+        return self.encoder.norm(features) if form == "released" else features
+
     @torch.no_grad()
     def reconstruct(self, images: Tensor, masks: Masks, norm_pix_loss: bool = False) -> Tensor:
         """images (B, C, H, W) with their removed patches replaced by the prediction.

@@ -1,4 +1,4 @@
-"""Eq. 2, 8 and 9 against pairwise references, closed forms, and the identities of the theory notes."""
+"""Eq. 2, 8 and 9 against pairwise references, closed forms and identities (docs/theory.md)."""
 
 import math
 
@@ -10,7 +10,9 @@ from lib.errors import InputError
 from lib.evaluate.representation import participation_ratio
 from lib.losses import (
     UNIFORMITY_FORMS,
+    cosine_weight,
     effective_rank,
+    equivalent_coefficients,
     normalise_patches,
     reconstruction_loss,
     uniformity_loss,
@@ -19,9 +21,8 @@ from lib.losses import (
 HADAMARD = torch.tensor([[1.0]]).double()
 for _ in range(3):
     HADAMARD = torch.cat([torch.cat([HADAMARD, HADAMARD], 1), torch.cat([HADAMARD, -HADAMARD], 1)])
-ORTHOGONAL = (
-    HADAMARD[1:] * 1e4
-)  # 7 rows of mean 0 and equal norm: LayerNorm (eps 1e-5) keeps them to 1e-13
+# Seven rows of mean 0 and equal norm: LayerNorm (eps 1e-5) keeps them to 1e-13.
+ORTHOGONAL = HADAMARD[1:] * 1e4
 D = 8
 
 
@@ -31,24 +32,32 @@ def features(batch=6, dim=10, seed=0):
     )
 
 
+def normalised(row, form):
+    """One feature as the form sees it: of length 1 for "released", after LayerNorm otherwise."""
+    if form == "released":
+        return row / row.square().sum().sqrt()
+    centred = row - row.mean()
+    return centred / (centred.square().mean() + 1e-5).sqrt()
+
+
+def pair_value(a, b, form):
+    dot, dim = (a * b).sum(), len(a)
+    values = {
+        "euclidean": -(a - b).square().sum(),
+        "spectral": dim * (dot / dim) ** 2,
+        "released": dot**2,
+    }
+    return values[form]
+
+
 def pairwise(x, form):
     """The definitions, one pair at a time: no sums, no matrices."""
-    rows = []
-    for row in x:
-        centred = row - row.mean()
-        rows.append(centred / (centred.square().mean() + 1e-5).sqrt())
-    b, d = x.shape
+    rows = [normalised(row, form) for row in x]
     total, count = x.new_zeros(()), 0
-    for i in range(b):
-        for j in range(b):
-            if i == j and form != "released":
-                continue
-            dot = (rows[i] * rows[j]).sum()
-            if form == "euclidean":
-                total = total - (rows[i] - rows[j]).square().sum()
-            else:
-                total = total + (d if form == "spectral" else 1) * (dot / d) ** 2
-            count += 1
+    for i, a in enumerate(rows):
+        for j, b in enumerate(rows):
+            if i != j or form == "released":
+                total, count = total + pair_value(a, b, form), count + 1
     return total / count
 
 
@@ -88,7 +97,10 @@ def test_identical_rows(form, value):
     "form,value", [("spectral", D), ("released", 1), ("euclidean", -4 * D * 2 / 3)]
 )
 def test_identity_6_antipodal_rows_fool_eq_9_alone(form, value):
-    """+-v: Eq. 9 is at its minimum (2 of 3 other views at distance 4D), both cosine forms at their maximum."""
+    """+-v: Eq. 9 is at its minimum, both cosine forms are at their maximum.
+
+    Two of the three other views are at squared distance 4D.
+    """
     x = torch.cat([ORTHOGONAL[:1], -ORTHOGONAL[:1]]).repeat(2, 1)
     assert uniformity_loss(x, form).item() == pytest.approx(value, abs=1e-11)
 
@@ -112,18 +124,17 @@ def test_identity_3_eq_9_is_twice_the_trace_of_the_covariance():
 
 
 def test_identity_4_cosine_forms_are_the_squared_second_moment():
-    x = features() * 1e4
-    f = F.layer_norm(x, (10,)) / math.sqrt(10)
+    x = F.layer_norm(features() * 1e4, (10,))
+    f = x / math.sqrt(10)
     included = (f.T @ f).square().sum().item() / 36
-    assert uniformity_loss(x, "released").item() == pytest.approx(included, rel=1e-10)
-    assert uniformity_loss(x, "spectral").item() == pytest.approx(
-        10 * (6 * included - 1) / 5, rel=1e-10
-    )
+    assert uniformity_loss(x, "released").item() == pytest.approx(included, rel=1e-8)
+    spectral = 10 * (6 * included - 1) / 5
+    assert uniformity_loss(x * 1e4, "spectral").item() == pytest.approx(spectral, rel=1e-8)
 
 
 def test_identity_5_released_is_one_over_the_participation_ratio():
-    x = features(50, 12) * 1e4
-    f = F.layer_norm(x, (12,)) / math.sqrt(12)
+    x = F.layer_norm(features(50, 12) * 1e4, (12,)) * 1e4
+    f = F.normalize(x)
     value = uniformity_loss(x, "released").item()
     mean, cov = f.mean(0), f.T.cov(correction=0)
     parts = mean.square().sum() ** 2 + 2 * mean @ cov @ mean + cov.square().sum()
@@ -136,16 +147,16 @@ def test_identity_5_released_is_one_over_the_participation_ratio():
     assert participation_ratio(x) <= effective_rank(x) <= rank_of_singular_values <= 12
 
 
-def test_identity_7_gradients_through_the_layer_norm():
-    """F the normalised rows: released has (4/B^2) f_i F^T F / D^2, Eq. 9 has -(4/(B-1)) (f_i - mean)."""
+def test_identity_7_gradients_in_closed_form():
+    """released: (4/B^2) f_i F^T F, unit rows; Eq. 9: -(4/(B-1)) (f_i - mean), LayerNormed rows."""
     x = features().requires_grad_()
-    f = F.layer_norm(x, (10,))
+    unit, layered = F.normalize(x), F.layer_norm(x, (10,))
     closed = {
-        "released": 4 / 36 * f.detach() @ (f.T @ f).detach() / 100,
-        "euclidean": -4 / 5 * (f - f.mean(0)).detach(),
+        "released": (unit, 4 / 36 * (unit @ (unit.T @ unit)).detach()),
+        "euclidean": (layered, -4 / 5 * (layered - layered.mean(0)).detach()),
     }
-    for form, grad in closed.items():
-        (expected,) = torch.autograd.grad(f, x, grad, retain_graph=True)
+    for form, (f, gradient) in closed.items():
+        (expected,) = torch.autograd.grad(f, x, gradient, retain_graph=True)
         (got,) = torch.autograd.grad(uniformity_loss(x, form), x)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
@@ -160,22 +171,22 @@ def test_identity_8_norms_after_the_layer_norm_and_scale():
     torch.testing.assert_close(
         torch.cdist(g, g).square(), 2 * 10 * (1 - cosines), rtol=1e-9, atol=1e-7
     )
-    for form in (
-        UNIFORMITY_FORMS
-    ):  # Eq. 9 without a norm scales with c^2 and has no minimum: ours does not move
-        assert uniformity_loss(x * 1e6, form).item() == pytest.approx(
-            uniformity_loss(x * 1e4, form).item(), rel=1e-8
-        )
+    # Eq. 9 without a norm scales with c^2 and has no minimum: none of ours moves.
+    for form in UNIFORMITY_FORMS:
+        near, far = uniformity_loss(x * 1e4, form).item(), uniformity_loss(x * 1e6, form).item()
+        assert far == pytest.approx(near, rel=1e-8)
 
 
 @pytest.mark.parametrize("form", ["spectral", "euclidean"])
 def test_small_batches_estimate_the_same_value(form):
-    """A U-statistic: the mean over all batches of two equals the value of the whole; gradient accumulation is fair."""
+    """A U-statistic: the mean over all batches of two is the value of the whole batch.
+
+    So gradient accumulation does not change the expected loss.
+    """
     x = features()
     pairs = [uniformity_loss(x[[i, j]], form) for i in range(6) for j in range(i)]
-    assert torch.stack(pairs).mean().item() == pytest.approx(
-        uniformity_loss(x, form).item(), rel=1e-10
-    )
+    whole = uniformity_loss(x, form).item()
+    assert torch.stack(pairs).mean().item() == pytest.approx(whole, rel=1e-10)
 
 
 def test_released_depends_on_the_batch_size():
@@ -185,13 +196,24 @@ def test_released_depends_on_the_batch_size():
 
 
 def test_the_spectral_form_bounds_are_one_and_d():
+    """LayerNorm leaves D - 1 directions, so the least value is D / (D - 1)."""
     isotropic = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(0))
-    assert uniformity_loss(isotropic).item() == pytest.approx(
-        16 / 15, rel=0.02
-    )  # LayerNorm leaves D - 1 directions
-    assert uniformity_loss(torch.ones(64, 16) * torch.linspace(-1, 1, 16)).item() == pytest.approx(
-        16, rel=1e-4
-    )
+    assert uniformity_loss(isotropic).item() == pytest.approx(16 / 15, rel=0.02)
+    one_line = torch.ones(64, 16) * torch.linspace(-1, 1, 16)
+    assert uniformity_loss(one_line).item() == pytest.approx(16, rel=1e-4)
+
+
+def test_coefficients_of_the_forms_in_one_unit():
+    """lam times the term is the same number for unit-length, mean-free features in both forms."""
+    x = F.layer_norm(features(40, 12) * 1e4, (12,)) * 1e4
+    own = equivalent_coefficients(0.01, dim=12, world_size=16)
+    assert own == pytest.approx({"spectral": 0.01 / 12, "released": 0.01, "authors": 0.16})
+    for form in ("spectral", "released"):
+        assert cosine_weight(own[form], form, 12) == pytest.approx(0.01)
+    assert cosine_weight(0.001, "euclidean", 12) is None
+    off_diagonal = (40 * uniformity_loss(x, "released").item() - 1) / 39
+    spectral = own["spectral"] * uniformity_loss(x, "spectral").item()
+    assert spectral == pytest.approx(own["released"] * off_diagonal, rel=1e-8)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -215,7 +237,7 @@ def test_bad_uniformity_input():
 
 @pytest.mark.parametrize("norm", [False, True])
 def test_reconstruction_is_the_mean_over_patches_and_pixels(norm):
-    """The paper prints a sum over the removed patches: (L - S) * P * P * C times this, with norm_pix_loss per patch."""
+    """The paper prints a sum over the removed patches: (L - S) * P * P * C times this."""
     pred, target = torch.randn(3, 5, 12).double(), torch.randn(3, 5, 12).double()
     total = 0.0
     for image_pred, image in zip(pred, target, strict=True):
@@ -223,9 +245,8 @@ def test_reconstruction_is_the_mean_over_patches_and_pixels(norm):
             if norm:
                 patch = (patch - patch.mean()) / (patch.var() + 1e-6) ** 0.5
             total += (patch_pred - patch).square().sum().item()
-    assert reconstruction_loss(pred, target, norm).item() * 3 * 5 * 12 == pytest.approx(
-        total, rel=1e-12
-    )
+    mean = reconstruction_loss(pred, target, norm).item()
+    assert mean * 3 * 5 * 12 == pytest.approx(total, rel=1e-12)
 
 
 def test_reconstruction_gradcheck_and_constant_patches():
@@ -233,6 +254,5 @@ def test_reconstruction_gradcheck_and_constant_patches():
     assert torch.autograd.gradcheck(
         lambda p: reconstruction_loss(p, target), torch.randn(2, 3, 4).double().requires_grad_()
     )
-    assert torch.equal(
-        normalise_patches(torch.full((2, 3, 4), 7.0)), torch.zeros(2, 3, 4)
-    )  # no division by zero
+    flat = torch.full((2, 3, 4), 7.0)
+    assert torch.equal(normalise_patches(flat), torch.zeros(2, 3, 4))  # no division by zero

@@ -47,8 +47,9 @@ def test_a_patch_that_does_not_divide_is_refused(p):
 
 @pytest.mark.parametrize(
     "patches,ratio,visible",
-    [(64, 0.75, 16), (196, 0.75, 49), (49, 0.75, 12), (16, 0.75, 4), (100, 0.9, 10), (10, 0.7, 3), (64, 0.95, 3),
-     (7, 0.5, 3), (64, 0, 64), (1, 0, 1), (64, 0.984375, 1), (16, 0.93, 1)],
+    [(64, 0.75, 16), (196, 0.75, 49), (49, 0.75, 12), (16, 0.75, 4), (100, 0.9, 10),
+     (10, 0.7, 3), (64, 0.95, 3), (7, 0.5, 3), (64, 0, 64), (1, 0, 1), (64, 0.984375, 1),
+     (16, 0.93, 1)],
 )  # fmt: skip
 def test_number_of_visible_patches_is_the_floor(patches, ratio, visible):
     assert num_visible(patches, ratio) == visible

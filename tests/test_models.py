@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import timm
 import torch
-from support import same_tensors, small
+from support import small
 from support.models import images_for, seeded
 from timm.models.vision_transformer import VisionTransformer
 
-from lib.losses import reconstruction_loss
+from lib.losses import reconstruction_loss, uniformity_loss
 from lib.masking import patchify, random_masks, take, unpatchify
 from lib.models import MAE, build_encoder, pool_tokens, sincos_positions
 from lib.presets import PRESETS, resolve
-from lib.runs.export import export_encoder
 
-TWINS = {  # preset -> timm's model of that size, and its published parameter count at 224 px, patch 16, no head
+# Preset: timm's model of that size, and its published parameter count at 224 px, patch 16, no head.
+TWINS = {
     "cifar10-vit-tiny": ("vit_tiny_patch16_224", 5_524_416),
     "cifar10-vit-base": ("vit_base_patch16_224", 85_798_656),
     "imagenet100-vit-base": ("vit_base_patch16_224", 85_798_656),
@@ -100,18 +100,6 @@ def test_the_state_dict_loads_into_timm_strictly():
         torch.testing.assert_close(
             twin.eval().forward_features(images)[:, 0], expected, rtol=0, atol=2e-5
         )
-
-
-def test_the_export_comes_back_through_timms_local_dir(tmp_path):
-    config = resolve("digits-vit-nano")
-    model, images = seeded(config), images_for(config)
-    export_encoder(model.state_dict(), config, tmp_path / "encoder")
-    back = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True).eval()
-    assert same_tensors(back.state_dict(), model.encoder.state_dict())
-    with torch.no_grad():
-        assert torch.equal(back.forward_features(images), model.encoder.forward_features(images))
-    probe = timm.create_model(f"local-dir:{tmp_path / 'encoder'}", pretrained=True, num_classes=10)
-    assert probe(images).shape == (3, 10)
 
 
 def test_positions_are_maes():
@@ -210,7 +198,7 @@ def test_every_weight_that_trains_gets_a_gradient():
         for n, p in model.named_parameters()
         if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
     ]
-    # norm.bias etc. may have zero mean gradients, never exactly zero ones; keys' biases cancel in the softmax
+    # The bias of the keys cancels in the softmax up to rounding; no gradient is exactly 0.
     assert idle == []
 
 
@@ -228,3 +216,39 @@ def test_extra_arguments_reach_timm():
     assert encoder.num_classes == 10 and encoder.blocks[1].drop_path1.drop_prob == pytest.approx(
         0.1
     )
+
+
+def released_slowly(latent, norm):
+    """The authors' regulariser, one pair at a time: norm again, unit length, squared cosines."""
+    rows = []
+    for row in latent[:, 0]:
+        centred = row - row.mean()
+        again = centred / (centred.square().mean() + norm.eps).sqrt() * norm.weight + norm.bias
+        rows.append(again / again.square().sum().sqrt())
+    return sum((a * b).sum() ** 2 for a in rows for b in rows) / len(rows) ** 2
+
+
+def test_the_released_form_is_the_authors_in_value_and_gradient():
+    """Their class token passes the encoder's last norm twice, the second time affine as well."""
+    config = small(uniformity="released")
+    model = seeded(config, dtype=torch.float64)
+    images, masks = images_for(config, 5, torch.float64), random_masks(5, 16, 0.75)
+    weights = [p for p in model.encoder.parameters() if p.requires_grad]
+    results = []
+    for slow in (False, True):
+        latent = model.encode(images, masks)
+        features = model.uniformity_features(latent, "token", "released")
+        norm = model.encoder.norm
+        value = released_slowly(latent, norm) if slow else uniformity_loss(features, "released")
+        results.append([value, *torch.autograd.grad(value, weights, allow_unused=True)])
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
+    assert results[0][1 + len(weights) - 2].abs().max() > 0  # the norm's own weight is trained
+
+
+def test_the_other_forms_see_the_latent_as_it_is():
+    config = small()
+    model = seeded(config)
+    latent = model.encode(images_for(config), random_masks(3, 16, 0.75))
+    for form in ("spectral", "euclidean"):
+        assert torch.equal(model.uniformity_features(latent, "avg", form), latent[:, 1:].mean(1))

@@ -46,7 +46,7 @@ class Objective(nn.Module):
         latent, pred = self.mae(images, masks)
         target = self.mae.targets(images, masks)
         reconstruction = reconstruction_loss(pred, target, c.norm_pix_loss)
-        features = pool_tokens(latent, c.pool)
+        features = self.mae.uniformity_features(latent, c.pool, c.uniformity)
         uniformity = uniformity_loss(features if c.lam else features.detach(), c.uniformity)
         loss = reconstruction + c.lam * uniformity if c.lam else reconstruction
         terms = torch.stack([loss, reconstruction, uniformity]).detach()
