@@ -1,8 +1,9 @@
 """Figure 3: how far apart masked views of different images are, exact over all masks of a size.
 
-The paper does not define its distance. `nearest_view` is the criterion of an edge in the augmentation graph with
-positions: the smallest distance of two views with the same visible positions, over all masks and over the images of
-a class (theory.md, e, estimator E6). Averages over masks cannot show an optimum; two are here to show why.
+The paper does not define its distance. `nearest_view` is the criterion of an edge in the
+augmentation graph with positions: the smallest distance of two views with the same visible
+positions, over all masks and over the images of a class. Averages of squared distances over masks
+cannot show an optimum; two are here to show why (docs/theory.md, section 7).
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,10 @@ def nearest_view(
 ) -> Tensor:
     """D(q, T) for every ratio: min over x in T and over all masks m of |q[m] - x[m]|_2.
 
-    queries (N, L, D), references (M, L, D) -> (N, len(mask_ratios)). For one pair the best mask of S visible
-    patches takes the S smallest patch distances, so a sort (numpy's: its vector instructions make it many times
-    faster than torch's on the CPU) and a running sum give every ratio at once.
+    queries (N, L, D), references (M, L, D), ratios in [0, 1) -> (N, len(mask_ratios)). For one pair
+    the best mask of S visible patches takes the S smallest patch distances, so a sort (numpy's: its
+    vector instructions make it many times faster than torch's on the CPU) and a running sum give
+    every ratio at once. `chunk` queries at a time are in memory.
     """
     last = [num_visible(queries.shape[1], r) - 1 for r in mask_ratios]
     out = []
@@ -44,11 +46,13 @@ def class_distances(
     reference_labels: Tensor,
     mask_ratios: Sequence[float],
 ) -> dict[str, np.ndarray]:
-    """Per query and ratio, (N, R): "intra" to its own class, "inter" the mean over the other classes, "overall" over
-    all, and "pooled" the minimum over the other classes.
+    """`nearest_view` of every query to each class, summed up: four arrays (N, R).
 
-    The figure's `inter` is a mean of per-class minima: `pooled` compares unlike numbers of candidates. Every class must
-    have the same number of references.
+    "intra": to its own class; "inter": the mean over the other classes; "overall": the mean over
+    all; "pooled": the minimum over the other classes. Figure 3 takes "inter", a mean of minima over
+    equally many references; "pooled" is a minimum over more of them, and smaller for that alone.
+    queries (N, L, D), references (M, L, D), labels (N,) and (M,), R ratios. Every class must have
+    the same number of references.
     """
     classes = reference_labels.unique()
     per_class = torch.stack(
@@ -67,22 +71,27 @@ def class_distances(
 def bootstrap_ratio(
     intra: np.ndarray, inter: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Paired bootstrap over queries of mean(intra)/mean(inter): (N, R) each -> (draws, R)."""
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(intra), np.full(len(intra), 1 / len(intra)), size=draws) / len(
-        intra
-    )
+    """Paired bootstrap over queries of mean(intra) / mean(inter): (N, R) each -> (draws, R)."""
+    count, rng = len(intra), np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws) / count
     return (weights @ intra) / (weights @ inter)
 
 
 def same_mask_mean(a: Tensor, b: Tensor, mask_ratio: float) -> Tensor:
-    """E_m |a[m] - b[m]|^2 over masks shared by both = (S/L) |a - b|^2: the ratio of classes does not see rho."""
+    """E |a[m] - b[m]|^2 over masks m shared by both: a (N, L, D), b (M, L, D) -> (N, M).
+
+    It is (S/L) |a - b|^2, so intra over inter is the same at every mask ratio.
+    """
     n = a.shape[1]
     return num_visible(n, mask_ratio) / n * patch_distances(a, b).sum(-1)
 
 
 def independent_masks_mean(a: Tensor, b: Tensor, mask_ratio: float) -> Tensor:
-    """E |a*m - b*m'|^2 for independent masks, removed patches zero: k^2 |a-b|^2 + k(1-k)(|a|^2 + |b|^2), k = S/L."""
+    """E |a*m - b*m'|^2 over independent masks m, m' that set removed patches to zero.
+
+    a (N, L, D), b (M, L, D) -> (N, M). With k = S/L it is
+    k^2 |a - b|^2 + k (1 - k) (|a|^2 + |b|^2): the second part has no class.
+    """
     k = num_visible(a.shape[1], mask_ratio) / a.shape[1]
     norms = a.square().sum((1, 2))[:, None] + b.square().sum((1, 2))[None]
     return k**2 * patch_distances(a, b).sum(-1) + k * (1 - k) * norms

@@ -1,4 +1,4 @@
-"""The nearest masked view and the averages over masks, against enumeration of every mask (theory.md, e: 18-20)."""
+"""Distances of masked views, against enumeration of every mask: docs/theory.md, section 7."""
 
 import itertools
 import math
@@ -31,28 +31,34 @@ def patches(count, seed=0, n=N, d=5):
     )
 
 
+def masked_distances(a, b, mask):
+    """|a[m] - b[m]|^2 for one mask m of visible patches: (N, M)."""
+    return (a[:, None, mask] - b[None, :, mask]).square().sum((-1, -2))
+
+
 def test_patch_distances_are_squared_distances_of_single_patches():
     a, b = patches(3), patches(4, seed=1)
     expected = torch.stack([torch.cdist(a[:, p], b[:, p]).square() for p in range(N)], -1)
     torch.testing.assert_close(patch_distances(a, b), expected)
-    assert (
-        patch_distances(a.float(), a.float()).min() >= 0
-    )  # rounding cannot make a root of it imaginary
+
+
+def test_rounding_cannot_make_a_distance_negative():
+    a = patches(3).float()
+    assert patch_distances(a, a).min() >= 0
 
 
 def test_nearest_view_is_the_minimum_over_every_mask_and_reference():
     a, b = patches(3), patches(4, seed=1)
     for s in range(1, N + 1):
-        slow = torch.stack([(a[:, None, list(m)] - b[None, :, list(m)]).square().sum((-1, -2))
-                            for m in itertools.combinations(range(N), s)])  # fmt: skip
-        torch.testing.assert_close(nearest_view(a, b, [1 - s / N])[:, 0], slow.amin((0, 2)).sqrt())
+        every = [masked_distances(a, b, list(m)) for m in itertools.combinations(range(N), s)]
+        expected = torch.stack(every).amin((0, 2)).sqrt()
+        torch.testing.assert_close(nearest_view(a, b, [1 - s / N])[:, 0], expected)
 
 
 def test_with_nothing_masked_it_is_the_nearest_neighbour():
     a, b = patches(5), patches(7, seed=1)
-    torch.testing.assert_close(
-        nearest_view(a, b, [0.0])[:, 0], torch.cdist(a.flatten(1), b.flatten(1)).amin(1)
-    )
+    nearest = torch.cdist(a.flatten(1), b.flatten(1)).amin(1)
+    torch.testing.assert_close(nearest_view(a, b, [0.0])[:, 0], nearest)
 
 
 def test_it_falls_with_the_ratio_and_with_more_references_and_does_not_see_the_chunks():
@@ -74,19 +80,17 @@ def test_class_distances_against_loops():
         np.testing.assert_allclose(found["intra"][i], by_class[q_labels[i]])
         np.testing.assert_allclose(found["inter"][i], sum(others) / 2)
         np.testing.assert_allclose(found["overall"][i], sum(by_class) / 3)
-        np.testing.assert_allclose(found["pooled"][i], np.minimum(*others))
+        np.testing.assert_allclose(found["pooled"][i], torch.stack(others).amin(0))
 
 
 def test_one_mask_for_both_only_scales_the_distance():
-    """18: E_m |a[m] - b[m]|^2 = (s/n) |a - b|^2, so intra over inter cannot depend on the ratio."""
+    """E |a[m] - b[m]|^2 = (s/n) |a - b|^2: intra over inter cannot depend on the ratio."""
     a, b = patches(3), patches(4, seed=1)
-    slow = torch.stack(
-        [(a[:, None, m] - b[None, :, m]).square().sum((-1, -2)) for m in MASKS]
-    ).mean(0)
-    torch.testing.assert_close(same_mask_mean(a, b, RHO), slow, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        same_mask_mean(a, b, RHO), torch.cdist(a.flatten(1), b.flatten(1)).square() * S / N
-    )
+    slow = torch.stack([masked_distances(a, b, m) for m in MASKS]).mean(0)
+    fast = same_mask_mean(a, b, RHO)
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+    whole = torch.cdist(a.flatten(1), b.flatten(1)).square()
+    torch.testing.assert_close(fast, whole * S / N)
 
 
 def test_a_mask_for_each_adds_a_part_without_classes():
@@ -94,10 +98,10 @@ def test_a_mask_for_each_adds_a_part_without_classes():
     keep = torch.zeros(len(MASKS), N, dtype=torch.float64)
     for row, m in zip(keep, MASKS, strict=True):
         row[m] = 1
-    pairs = list(itertools.product(keep, keep))
-    slow = sum(
-        (a[:, None] * m[:, None] - b[None] * n[:, None]).square().sum((-1, -2)) for m, n in pairs
-    ) / len(pairs)  # fmt: skip
+    every = []
+    for m, n in itertools.product(keep, keep):
+        every.append((a[:, None] * m[:, None] - b[None] * n[:, None]).square().sum((-1, -2)))
+    slow = torch.stack(every).mean(0)
     torch.testing.assert_close(independent_masks_mean(a, b, RHO), slow, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(independent_masks_mean(a, b, 0.0), same_mask_mean(a, b, 0.0))
 
@@ -121,15 +125,15 @@ def test_bootstrap_spreads_like_the_delta_method_and_is_paired():
 
 @pytest.mark.slow
 def test_the_sweet_spot_on_cifar10():
-    """20: a statistical statement with a fixed draw; needs a CIFAR-10 folder in $UMAE_CIFAR10."""
+    """A statistical statement with a fixed draw; needs a CIFAR-10 folder in $UMAE_CIFAR10."""
     if not (root := os.environ.get("UMAE_CIFAR10")):
         pytest.skip("set UMAE_CIFAR10 to a folder with train/ and test/")
-    data = load(resolve("cifar10-vit-micro", data=f"folder:{root}"))
+    data = load(**resolve("cifar10-vit-micro", data=f"folder:{root}").data_fields)
 
     def sample(split, per_class):
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
         ids = torch.cat([order[split.labels[order] == c][:per_class] for c in range(10)])
-        return patchify(split.images[ids].float() / 255, 4), split.labels[ids]
+        return patchify(data.images(split, ids).float() / 255, 4), split.labels[ids]
 
     ratios = [0, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
     d = class_distances(*sample(data.test, 200), *sample(data.train, 500), ratios)
