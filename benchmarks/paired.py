@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.plain import PlainImages, dense_forward, plain_loss
 from lib.compute.cost import gemm_peak
 from lib.compute.device import cores, has_bf16
-from lib.data.datasets import Dataset, Split
+from lib.data import Dataset, Split
 from lib.distributed import collectives as parallel
 from lib.distributed import launch
 from lib.models import MAE

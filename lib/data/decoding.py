@@ -1,4 +1,4 @@
-"""Image files of strangers: folders of them, and decoding that says which file is wrong."""
+"""One image file to 8-bit RGB pixels, as a person sees it, or an error that names the file."""
 
 import os
 import warnings
@@ -12,9 +12,18 @@ from torch import Tensor
 from lib.data.augmentation import crop_boxes
 from lib.errors import InputError
 
+# About odd metadata. Said once for the whole process: a filter that a thread sets and takes back
+# is seen by all threads, and may stay.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # refused below
+
 
 class Decoder(torch.utils.data.Dataset):
-    """Decodes one image of a streamed folder; with a seed, a random resized crop that depends on (seed, index)."""
+    """Decodes single images of a folder to uint8 (3, S, S).
+
+    With a seed, to a random resized crop that depends on (seed, index) alone; without, to the
+    largest square in the middle.
+    """
 
     def __init__(self, paths: list[Path], size: int, seed: tuple[int, int] | None) -> None:
         self.paths, self.size, self.seed = paths, size, seed
@@ -43,31 +52,43 @@ def show_path(path: Path) -> str:
 
 
 def open_image(path: Path, decode: bool = True) -> Image.Image:
-    """The image as 8-bit RGB: palettes, grey, CMYK and alpha are converted, the first frame of a GIF is taken.
+    """The image as 8-bit RGB, as a person sees it.
 
-    Raises InputError with the path for a file that is no image, is damaged, has 16-bit pixels or is a bomb; without
-    `decode` for what its header tells.
+    It is turned as its EXIF orientation says; transparent pixels lie on white; palettes, grey and
+    CMYK are converted; of an animation the first frame is taken. Without `decode` only the header
+    is read. Raises InputError with the path for a file that is no image, is damaged, is a
+    decompression bomb, or has grey levels of 16 or 32 bits, whose black and white nobody knows.
     """
     shown = show_path(path)
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"{shown} has {image.mode} pixels; expected 8 bits per channel: convert it to 8-bit RGB"
-                )
-            size, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
-            if most and size > most:
-                raise InputError(
-                    f"{shown} has {image.width}x{image.height} pixels, more than {most}; shrink or remove it"
-                )
-            if not decode:
-                return image
-            return (
-                image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
-            )
+        with Image.open(path) as image:
+            _check_header(image, shown)
+            return _as_seen(image) if decode else image
     except InputError:
         raise
     except Exception as error:
+        kind = type(error).__name__
+        raise InputError(f"cannot read the image {shown} ({kind}); replace or remove it") from None
+
+
+def _check_header(image: Image.Image, shown: str) -> None:
+    if image.mode.startswith(("I", "F")):
         raise InputError(
-            f"cannot read the image {shown} ({type(error).__name__}); replace or remove it"
-        ) from None
+            f"{shown} has {image.mode} pixels; expected 8 bits per channel: convert it to 8-bit RGB"
+        )
+    most = Image.MAX_IMAGE_PIXELS
+    if most and image.width * image.height > most:
+        raise InputError(
+            f"{shown} has {image.width}x{image.height} pixels, more than {most}; shrink or remove "
+            "it"
+        )
+
+
+def _as_seen(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        seen = Image.new("RGBA", layer.size, "white")
+        seen.alpha_composite(layer)
+        return seen.convert("RGB")
+    return image.convert("RGB")

@@ -11,7 +11,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
 from lib.compute.generator import generator
-from lib.data.datasets import Dataset
+from lib.data import Dataset
 from lib.data.decoding import Decoder
 from lib.evaluate.recipes import Recipe
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-from lib.data.datasets import Dataset, load
+from lib.data import Dataset, load
 from lib.distributed import launch
 from lib.distributed.jobs import check_jobs
 from lib.presets import Config

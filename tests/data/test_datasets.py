@@ -13,7 +13,7 @@ from support import few, folder_config, image_folder, small
 from support.idx_files import fashion_files, write_idx
 
 from lib.data import load, validation_mask
-from lib.data.datasets import read_idx
+from lib.data.builtin import read_idx
 from lib.data.decoding import open_image
 
 

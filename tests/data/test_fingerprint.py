@@ -1,0 +1,97 @@
+"""What makes two sets the same: one definition, in memory or streamed, here or elsewhere."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from support import folder_config, image_folder, small
+
+from lib.data import load
+
+
+def of_folder(root, **fields):
+    return load(**folder_config(root, **fields).data_fields)
+
+
+def test_a_folder_is_the_same_in_memory_streamed_moved_and_called_cifar10(tmp_path):
+    root = image_folder(tmp_path / "here")
+    memory, stream = of_folder(root, stream="never"), of_folder(root, stream="always")
+    shutil.copytree(root, tmp_path / "there")
+    elsewhere = of_folder(tmp_path / "there")
+    named = load("cifar10", 8, data_dir=str(root))
+    assert (memory.streamed, stream.streamed) == (False, True)
+    prints = {d.fingerprint for d in (memory, stream, elsewhere, named)}
+    assert len(prints) == 1 and len(prints.pop()) == 16
+
+
+def test_the_image_size_and_the_name_of_the_test_folder_are_no_part_of_it(tmp_path):
+    root = image_folder(tmp_path)
+    before = of_folder(root).fingerprint
+    assert of_folder(root, image_size=16).fingerprint == before
+    os.rename(root / "val", root / "test")
+    assert of_folder(root).fingerprint == before
+    digits = [load(**small(image_size=size).data_fields) for size in (8, 16)]
+    assert digits[0].fingerprint == digits[1].fingerprint
+
+
+def _longer(root):
+    with open(root / "val/dog/5.png", "ab") as file:
+        file.write(b"\0")
+
+
+def _rename_class(root):
+    for split in ("train", "val"):
+        os.rename(root / split / "dog", root / split / "dogs")
+
+
+CHANGES = {
+    "size": _longer,
+    "class name": _rename_class,
+    "label": lambda r: os.rename(r / "train/cat/5.png", r / "train/dog/6.png"),
+    "added": lambda r: shutil.copy(r / "train/cat/5.png", r / "train/cat/6.png"),
+    "removed": lambda r: os.remove(r / "val/cat/5.png"),
+    "file name": lambda r: os.rename(r / "train/cat/5.png", r / "train/cat/7.png"),
+    "split": lambda r: os.rename(r / "train/cat/5.png", r / "val/cat/7.png"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_the_fingerprint_of_a_folder_sees(tmp_path, change, stream):
+    root = image_folder(tmp_path)
+    before = of_folder(root, stream=stream).fingerprint
+    CHANGES[change](root)
+    assert of_folder(root, stream=stream).fingerprint != before
+
+
+def test_a_subset_of_the_classes_is_other_data_and_equals_a_folder_of_these_alone(tmp_path):
+    whole = image_folder(tmp_path / "whole", classes=("ant", "bee", "cow"))
+    part = of_folder(whole, classes=("ant", "cow")).fingerprint
+    assert part != of_folder(whole).fingerprint
+    for split in ("train", "val"):
+        shutil.rmtree(whole / split / "bee")
+    assert part == of_folder(whole).fingerprint
+
+
+def test_the_fingerprint_of_a_folder_does_not_see_new_pixels_in_a_file_of_the_same_size(tmp_path):
+    """As its docstring says: it would have to read every file."""
+    root = image_folder(tmp_path, suffix=".bmp")
+    before = of_folder(root)
+    path = root / "train/cat/0.bmp"
+    image = Image.open(path).copy()
+    image.paste((1, 2, 3), (0, 0, 20, 16))
+    image.save(path)
+    after = of_folder(root)
+    assert not torch.equal(before.train.images, after.train.images)
+    assert before.fingerprint == after.fingerprint
+
+
+def test_a_run_can_keep_its_own_moments(tmp_path):
+    memory = of_folder(image_folder(tmp_path), stream="never")
+    own = memory.with_moments([0.5, 0.25, 0.125], [1, 2, 3])
+    assert own.normalization("dataset").mean.tolist() == [0.5, 0.25, 0.125]
+    assert own.std.dtype == torch.float32 and own.train is memory.train
+    same = memory.with_moments(memory.mean.tolist(), memory.std.tolist())
+    assert torch.equal(same.mean, memory.mean) and torch.equal(same.std, memory.std)
