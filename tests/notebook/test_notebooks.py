@@ -15,6 +15,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from lib.data import load
 from lib.errors import InputError
 from lib.notebook.parameters import read_parameters
 from lib.notebook.table1 import PAPER
@@ -189,7 +190,8 @@ def test_02_pretrain(done, shared):
 
 
 def mae():
-    return open_run(resolve(epochs=2, lam=0.0))
+    config = resolve(epochs=2, lam=0.0)
+    return open_run(config, load(**config.data_fields).fingerprint)
 
 
 def test_03_linear_probe(done):
