@@ -1,0 +1,1 @@
+"""The study of docs/results.md: its plan, its runs and measurements, its report."""

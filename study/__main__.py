@@ -1,0 +1,87 @@
+"""`python -m study --data cifar10=PATH --data tiny-imagenet-50=PATH`: trains what is missing.
+
+Runs go in the order of study/plan.py. Several of these processes, on one machine or on many with a
+shared $UMAE_OUTPUTS, share the work: a run that another one is training is left to it. A process
+that was stopped goes on from its last checkpoint. `--report` writes docs/results.md from the
+records instead.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lib.data import Dataset, load
+from lib.errors import InputError, RunBusy, UMAEError
+from lib.presets import Config, resolve
+from lib.runs import open_run, outputs, write_json
+from lib.runs.files import read_json
+from lib.train import train
+from study.measure import measure
+from study.plan import PRESETS, Planned, plan
+
+
+def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m study", description=__doc__)
+    parser.add_argument(
+        "--data", action="append", default=[], metavar="NAME=PATH", help=f"of {', '.join(PRESETS)}"
+    )
+    parser.add_argument("--part", action="append", help="only these parts of the plan")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
+    return parser.parse_args(argv)
+
+
+def data_paths(pairs: list[str]) -> dict[str, str]:
+    """{"cifar10": "/path"} from ["cifar10=/path"]; InputError for a name that is not known."""
+    paths = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if name not in PRESETS or not path:
+            raise InputError(f"--data takes NAME=PATH with a name of {', '.join(PRESETS)}: {pair}")
+        paths[name] = path
+    return paths
+
+
+def record_path(planned: Planned, run_name: str) -> Path:
+    part = planned.part.replace(" ", "_")
+    return outputs() / "study" / f"{part}-{run_name}.json"
+
+
+def config_of(planned: Planned, path: str, device: str) -> Config:
+    fields: dict[str, Any] = {"data": f"folder:{path}", "device": device, "seed": planned.seed}
+    return resolve(planned.preset, **fields, **planned.fields)
+
+
+def finish(planned: Planned, config: Config, data: Dataset) -> bool:
+    """Trains and measures one run if that is missing; False if another process is at it."""
+    path = record_path(planned, open_run(config, data.fingerprint).folder.name)
+    if read_json(path):
+        return True
+    try:
+        run = train(config, data)
+    except RunBusy as busy:
+        print(busy, flush=True)
+        return False
+    write_json(path, measure(planned, run, data))
+    print(f"measured {path.name}", flush=True)
+    return True
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = read_arguments(argv)
+    paths = data_paths(arguments.data)
+    loaded: dict[str, Dataset] = {}
+    left = [p for p in plan() if not arguments.part or p.part in arguments.part]
+    left = [p for p in left if p.data in paths]
+    for planned in left:
+        config = config_of(planned, paths[planned.data], arguments.device)
+        if planned.data not in loaded:
+            loaded[planned.data] = load(**config.data_fields)
+        finish(planned, config, loaded[planned.data])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UMAEError as error:
+        sys.exit(f"error: {error}")

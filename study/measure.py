@@ -1,0 +1,91 @@
+"""What the study measures of one trained run, as a JSON record that carries its origin."""
+
+from typing import Any
+
+from lib.data import Dataset
+from lib.errors import InputError
+from lib.evaluate import PROTOCOLS, Probe, evaluate
+from lib.evaluate.features import features
+from lib.evaluate.representation import condition_number, participation_ratio
+from lib.losses import cosine_weight, effective_rank, spectrum
+from lib.models import POOLS
+from lib.runs import Run
+from study.plan import Planned
+
+# The plain probe's budget: epochs and rate (Figure "budget" of docs/results.md).
+BUDGETS = ((1, 0.01), (10, 0.01), (100, 0.01), (10, 0.1), (100, 0.1))
+
+
+def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
+    """Accuracy under every protocol for both features, and the spectra of the features."""
+    record = {
+        "part": planned.part,
+        "data": planned.data,
+        "objective": planned.objective,
+        "seed": planned.seed,
+        "fields": planned.fields,
+        "cosine_weight": cosine_weight(run.config.lam, run.config.uniformity, run.config.embed_dim),
+        "run": run.folder.name,
+        "images": {"train": len(data.train), "test": len(data.test)},
+        "origin": run.origin(),
+        "accuracy": accuracies(run, data),
+        "representation": representation(run, data),
+        "training": {k: v for k, v in (run.result or {}).items() if k.startswith("test_")},
+    }
+    if planned.part == "objectives":
+        record["budget"] = budgets(run, data)
+    if planned.part == "long":
+        record["along"] = along_training(run, data)
+    return record
+
+
+def accuracies(run: Run, data: Dataset, epoch: int | None = None) -> dict[str, Any]:
+    """{protocol: {feature: {"validation": .., "test": ..}}} in percent."""
+    found: dict[str, Any] = {}
+    for protocol in PROTOCOLS:
+        found[protocol] = {}
+        for feature in POOLS:
+            try:
+                found[protocol][feature] = evaluate(run, protocol, feature, epoch, data=data)
+            except InputError:  # the online layer is not kept at every snapshot
+                if epoch is None or protocol != "online":
+                    raise
+    return found
+
+
+def representation(run: Run, data: Dataset, epoch: int | None = None) -> dict[str, Any]:
+    """Of the whole test images: spectrum of the covariance, its condition number, ranks."""
+    found = {}
+    for feature, x in features(run, data, epoch).x.items():
+        test = x["test"]
+        found[feature] = {
+            "eigenvalues": spectrum(test).tolist(),
+            "condition_number": condition_number(test),
+            "effective_rank": effective_rank(test),
+            "participation_ratio": participation_ratio(test),
+        }
+    return found
+
+
+def budgets(run: Run, data: Dataset) -> list[dict[str, Any]]:
+    """Accuracy of plain probes of several lengths and rates, raw and standardised features."""
+    found = []
+    for epochs, lr in BUDGETS:
+        for prepare in ("raw", "standardised"):
+            probe = Probe(epochs=epochs, lr=lr, prepare=prepare)
+            own = {feature: evaluate(run, probe, feature, data=data) for feature in POOLS}
+            found.append({"epochs": epochs, "lr": lr, "prepare": prepare, **own})
+    return found
+
+
+def along_training(run: Run, data: Dataset) -> list[dict[str, Any]]:
+    """The same measurements at every snapshot of the run."""
+    return [
+        {
+            "epoch": epoch,
+            "accuracy": accuracies(run, data, epoch),
+            "representation": representation(run, data, epoch),
+        }
+        for epoch in run.snapshot_epochs()
+        if epoch
+    ]

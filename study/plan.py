@@ -1,0 +1,81 @@
+"""What the study trains: every run of docs/results.md, as data, in the order in which they run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+SEEDS = (0, 1, 2, 3, 4)
+SHORT = 10  # epochs of the sweeps over coefficients and mask ratios
+MAE = {"lam": 0.0}
+UMAE = {"lam": 0.001, "uniformity": "spectral", "pool": "token"}
+UMAE_MEAN = {"lam": 0.001, "uniformity": "spectral", "pool": "avg"}
+OBJECTIVES = {"MAE": MAE, "U-MAE": UMAE, "U-MAE, mean token": UMAE_MEAN}
+PRESETS = {"tiny-imagenet-50": "tiny-imagenet-vit-micro", "cifar10": "cifar10-vit-micro"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One pretraining run: the part of the study it belongs to, its data set, and its settings."""
+
+    part: str
+    data: str  # a key of PRESETS
+    objective: str
+    seed: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def preset(self) -> str:
+        return PRESETS[self.data]
+
+
+def objectives(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part A and F: MAE, U-MAE on the class token, U-MAE on the mean token; 40 epochs."""
+    for seed in seeds:
+        for name, term in OBJECTIVES.items():
+            yield Planned("objectives", data, name, seed, {"epochs": 40, **term})
+
+
+def coefficients(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part B: the coefficient in every form of the uniformity term."""
+    grid = {
+        "spectral": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        "released": (1e-3, 1e-2, 1e-1),
+        "euclidean": (1e-3,),
+    }
+    for seed in seeds:
+        yield Planned("coefficients", data, "MAE", seed, {"epochs": SHORT, **MAE})
+        for form, values in grid.items():
+            for lam in values:
+                term = {"lam": lam, "uniformity": form}
+                yield Planned("coefficients", data, "U-MAE", seed, {"epochs": SHORT, **term})
+
+
+def mask_ratios(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part C: the mask ratio; 0 is plain autoencoding."""
+    for seed in seeds:
+        for ratio in (0.0, 0.25, 0.5, 0.75, 0.9):
+            for name in ("MAE", "U-MAE"):
+                own = {"epochs": SHORT, "mask_ratio": ratio, **OBJECTIVES[name]}
+                yield Planned("mask ratio", data, name, seed, own)
+
+
+def long_pair(data: str) -> Iterator[Planned]:
+    """Part A, along training: one pair of 200 epochs."""
+    for name in ("MAE", "U-MAE"):
+        yield Planned("long", data, name, 0, {"epochs": 200, **OBJECTIVES[name]})
+
+
+def plan() -> list[Planned]:
+    """Every run of the study, the most telling ones first; a part's runs are complete by seed."""
+    tiny, cifar = PRESETS
+    return [
+        *objectives(tiny, SEEDS[:3]),
+        *objectives(cifar, SEEDS[:3]),
+        *objectives(tiny, SEEDS[3:]),
+        *objectives(cifar, SEEDS[3:]),
+        *coefficients(tiny, SEEDS[:3]),
+        *mask_ratios(tiny, SEEDS[:3]),
+        *long_pair(tiny),
+        *coefficients(cifar, SEEDS[:3]),
+        *mask_ratios(cifar, SEEDS[:3]),
+    ]
