@@ -1,83 +1,128 @@
-"""Eq. 3: features of a frozen encoder, and the named linear protocols. Every accuracy names its protocol.
+"""Features of frozen encoders: of any function of images, and of a run, computed once and kept."""
 
-All probes train on the training split without its validation part and report both the validation accuracy, for any
-choice, and the test accuracy.
-"""
-
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib.compute.device import pick_device
-from lib.data import Dataset, load, validation_mask
+from lib.data import Dataset, Split, load, validation_mask
+from lib.data.datasets import Normalization
 from lib.masking import keep_all
 from lib.models import MAE, POOLS, pool_tokens
 from lib.presets import Config
-from lib.runs.cache import cache_key
+from lib.runs.cache import explain_new_result, kept_path
 from lib.runs.files import load_weights, save_weights
 from lib.runs.folder import Run
+from lib.runs.progress import progress
 
 SPLITS = ("train", "validation", "test")
+VERSION = 1  # of this file: raise it when the same inputs would give other features
+
+# A frozen encoder: uint8 images (B, C, H, W) on the CPU -> features (B, D) by name.
+Encoder = Callable[[Tensor], dict[str, Tensor]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Features:
-    """Frozen features by pool and split, float32 (N, D), and labels (N,) by split."""
+    """Frozen features x[name][split] (N, D), float32, and labels y[split] (N,), int64.
+
+    Splits are "train", "validation" (held out of the training images) and "test".
+    """
 
     x: dict[str, dict[str, Tensor]]
     y: dict[str, Tensor]
 
 
-@torch.no_grad()
-def encode(
-    model: MAE, data: Dataset, split: str, config: Config, batch_size: int = 100
-) -> dict[str, Tensor]:
-    """Features (N, D) of full images by pool, in the order of the split ("train" or "test").
+def encode(encoder: Encoder, data: Dataset, batch_size: int = 100, workers: int = 0) -> Features:
+    """The features of all images of `data`, whole and unaugmented, under any frozen encoder.
 
-    In float32. 100 images at a time stay in a CPU's cache: 500 take 1.4 times as long with
-    cifar10-vit-micro.
+    100 images at a time stay in a CPU's cache: 500 take 1.4 times as long with cifar10-vit-micro.
+    `workers` processes decode a streamed folder. What takes longer than 10 s shows its progress.
     """
+    with progress(len(data.train) + len(data.test), name="features", delay=10) as bar:
+
+        def run_through(split: Split) -> dict[str, Tensor]:
+            order = list(torch.arange(len(split)).split(batch_size))
+            parts: dict[str, list[Tensor]] = {}
+            for images in data.batches(split, order, workers=workers):
+                for name, x in encoder(images).items():
+                    parts.setdefault(name, []).append(x.float().cpu())
+                bar.update(len(images))
+            return {name: torch.cat(p) for name, p in parts.items()}
+
+        train, test = run_through(data.train), run_through(data.test)
+    held = validation_mask(data.train.labels)
+
+    def split(of_train: Tensor, of_test: Tensor) -> dict[str, Tensor]:
+        return {"train": of_train[~held], "validation": of_train[held], "test": of_test}
+
+    y = split(data.train.labels, data.test.labels)
+    return Features({name: split(train[name], test[name]) for name in train}, y)
+
+
+def mae_encoder(model: MAE, config: Config, normalization: Normalization) -> Encoder:
+    """The encoder of an MAE, in float32: class token "token" and mean of patch tokens "avg"."""
     device = pick_device(config.device)
     model = model.to(device).eval()
-    source = data.train if split == "train" else data.test
-    normalization = data.normalization(config.normalize)
-    order = list(torch.arange(len(source)).split(batch_size))
-    parts: dict[str, list[Tensor]] = {pool: [] for pool in POOLS}
-    for images in data.batches(source, order, workers=config.workers):
+
+    @torch.no_grad()
+    def encoder(images: Tensor) -> dict[str, Tensor]:
         x = normalization(images.to(device))
         latent = model.encode(x, keep_all(len(x), config.num_patches, device))
-        for pool in POOLS:
-            parts[pool].append(pool_tokens(latent, pool).cpu())
-    return {pool: torch.cat(p) for pool, p in parts.items()}
+        return {pool: pool_tokens(latent, pool) for pool in POOLS}
+
+    return encoder
+
+
+def kept_features(
+    folder: Path,
+    what: str,
+    settings: dict[str, Any],
+    content: dict[str, Any],
+    compute: Callable[[], Features],
+) -> Features:
+    """The result of `compute`, from a file of `folder` if it is there (see `lib.runs.cache`)."""
+    content = {**content, "features_version": VERSION}
+    path = kept_path(folder, settings, content, "safetensors")
+    if not path.is_file():
+        explain_new_result(path, what)
+        save_weights(path, _to_file(compute()), {**settings, **content})
+    return _from_file(load_weights(path))
+
+
+def _to_file(features: Features) -> dict[str, Tensor]:
+    tensors = {f"labels/{split}": y for split, y in features.y.items()}
+    for name, splits in features.x.items():
+        tensors |= {f"{name}/{split}": x for split, x in splits.items()}
+    return tensors
+
+
+def _from_file(tensors: dict[str, Tensor]) -> Features:
+    features = Features({}, {})
+    for key, tensor in tensors.items():
+        name, split = key.rsplit("/", 1)
+        target = features.y if name == "labels" else features.x.setdefault(name, {})
+        target[split] = tensor
+    return features
 
 
 def features(run: Run, data: Dataset | None = None, epoch: int | None = None) -> Features:
-    """Features of a run's encoder (after `epoch`, if given), computed once and kept."""
-    data = data or load(**run.config.data_fields)
+    """Features of a run's encoder (after `epoch`, if given): "token" and "avg", computed once.
+
+    Raises InputError if `data` are not the images that the run was trained on.
+    """
+    config = run.config
+    data = data or load(**config.data_fields)
     run.check_data(data.fingerprint)
-    inputs = {"weights": run.weights_digest(epoch), "images": data.fingerprint}
-    path = run.folder / "features" / f"{cache_key(inputs)}.safetensors"
-    if path.is_file():
-        kept = load_weights(path)
-    else:
-        model = run.load_model(epoch)
-        kept = {
-            f"{pool}_{split}": x
-            for split in ("train", "test")
-            for pool, x in encode(model, data, split, run.config).items()
-        }
-        kept |= {"labels_train": data.train.labels, "labels_test": data.test.labels}
-        save_weights(path, kept)
-    held = validation_mask(kept["labels_train"])
-    y = {
-        "train": kept["labels_train"][~held],
-        "validation": kept["labels_train"][held],
-        "test": kept["labels_test"],
-    }
-    x = {
-        pool: {"train": kept[f"{pool}_train"][~held], "validation": kept[f"{pool}_train"][held],
-               "test": kept[f"{pool}_test"]}
-        for pool in POOLS
-    }  # fmt: skip
-    return Features(x, y)
+
+    def compute() -> Features:
+        encoder = mae_encoder(run.load_model(epoch), config, data.normalization(config.normalize))
+        return encode(encoder, data, workers=config.workers)
+
+    content = {"weights": run.weights_digest(epoch), "images": data.fingerprint}
+    what = f"features of {run.folder.name}"
+    return kept_features(run.folder / "features", what, {"epoch": epoch}, content, compute)

@@ -1,10 +1,11 @@
-"""Eq. 3: features of a frozen encoder, and the named linear protocols. Every accuracy names its protocol.
+"""Eq. 3: what frozen features are worth under named linear protocols, whatever encoder they are of.
 
-All probes train on the training split without its validation part and report both the validation accuracy, for any
-choice, and the test accuracy.
+All protocols train on the training images without their validation part. They report the accuracy
+on the validation part, for every choice, and on the test images. Every accuracy names its protocol.
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,42 +16,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.compute.generator import generator
-from lib.data import Dataset, load
-from lib.errors import InputError
-from lib.evaluate.features import SPLITS, features
-from lib.models import POOLS
-from lib.runs.cache import cached
-from lib.runs.folder import Run
+from lib.errors import InputError, check_choice, did_you_mean
+from lib.evaluate.features import SPLITS, Features
 
-PREPARATIONS = ("raw", "standardised", "whitened")
+PREPARATIONS = ("raw", "standardised", "whitened", "normalised")
+NEIGHBOURS = 20  # of "knn"
+LBFGS_ITERATIONS = 2000  # at most, of "lbfgs"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear layer's training recipe; `epochs` and `lr` are its budget."""
+    """A linear layer's training recipe; `epochs` and `lr` are its budget.
+
+    Raises InputError if it cannot be trained.
+    """
 
     epochs: int
     lr: float  # per 256 images, like base_lr
     batch_size: int = 256
-    optimizer: str = "sgd"  # timm's names; momentum 0.9
+    optimizer: str = "sgd"  # a name that timm knows; momentum 0.9 where it has one
     prepare: str = "raw"  # one of PREPARATIONS
     warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.prepare not in PREPARATIONS:
+        check_choice("prepare", self.prepare, PREPARATIONS)
+        known = [str(name) for name in timm.optim.list_optimizers()]
+        if self.optimizer not in known:
             raise InputError(
-                f"prepare must be one of {', '.join(PREPARATIONS)}, got {self.prepare!r}"
+                f"unknown optimizer {self.optimizer!r}: {did_you_mean(self.optimizer, known)}"
             )
         if self.epochs < 1 or not self.lr > 0:
             raise InputError(
                 f"a probe needs epochs >= 1 and lr > 0, got {self.epochs} and {self.lr}"
             )
+        if not self.weight_decay >= 0:
+            raise InputError(f"a probe needs weight_decay >= 0, got {self.weight_decay}")
 
 
-# "sgd": a plain linear layer with a short fixed budget, the release's kind of probe. "mae": batch norm without affine,
-# LARS, 90 epochs, base lr 0.1, 10 of warm-up, no weight decay (He et al. 2021, Table 10); their batch of 16,384 would
-# be 3 steps an epoch on CIFAR-10, so ours is 512, which makes about as many steps as theirs on ImageNet.
-# "lbfgs": scikit-learn's logistic regression on standardised features, to convergence. "knn": 20 nearest, cosine.
+# "sgd": a plain linear layer with a short fixed budget, the release's kind of probe.
+# "mae": batch norm without affine, LARS, 90 epochs, base lr 0.1, 10 of warm-up, no weight decay
+# (He et al. 2021, Table 10). Their batch of 16,384 would be 3 steps an epoch on CIFAR-10, so ours
+# is 512, which makes about as many steps as theirs on ImageNet.
+# "lbfgs": scikit-learn's logistic regression on standardised features, to convergence.
+# "knn": a vote of the 20 nearest training images by cosine.
 # "online": the linear layer trained along with the encoder on masked images, read on full ones.
 PROTOCOLS: dict[str, Probe | None] = {
     "online": None,
@@ -66,51 +75,60 @@ PROTOCOLS: dict[str, Probe | None] = {
     "lbfgs": None,
     "knn": None,
 }
+FROZEN = tuple(name for name in PROTOCOLS if name != "online")  # those of frozen features
 
 
 def prepared(x: dict[str, Tensor], how: str) -> dict[str, Tensor]:
-    """Features as they come, standardised per dimension (a converged batch norm without affine), or whitened (PCA).
+    """Features x[split] (N, D) as a probe sees them; statistics are those of the training part.
 
-    Statistics are those of the training part; whitening drops directions below 1e-9 of the largest variance.
+    "raw": as they come. "standardised": mean 0 and variance 1 in every dimension, which is a
+    converged batch norm without affine. "whitened": covariance 1 (PCA); directions below 1e-9 of
+    the largest variance are dropped. Plain SGD on these is SGD on the raw features preconditioned
+    with the inverse of their covariance. "normalised": every feature to length 1.
     """
+    check_choice("prepare", how, PREPARATIONS)
     if how == "raw":
         return x
+    if how == "normalised":
+        return {s: F.normalize(v, dim=1) for s, v in x.items()}
     mean = x["train"].mean(0)
     if how == "standardised":
         std = x["train"].std(0).clamp_min(1e-6)
         return {s: (v - mean) / std for s, v in x.items()}
-    values, vectors = torch.linalg.eigh(torch.cov(x["train"].double().T))
-    used = values > 1e-9 * values[-1]
-    transform = (vectors[:, used] / values[used].sqrt()).float()
+    transform = whitening(x["train"])
     return {s: (v - mean) @ transform for s, v in x.items()}
+
+
+def whitening(x: Tensor) -> Tensor:
+    """The map (D, K) of centred features x (N, D) to covariance 1 on the K directions in use."""
+    values, vectors = torch.linalg.eigh(torch.cov(x.double().T))
+    used = values > 1e-9 * values[-1]
+    return (vectors[:, used] / values[used].sqrt()).float()
 
 
 def linear_probe(
     x: dict[str, Tensor], y: dict[str, Tensor], probe: Probe, seed: int = 0
 ) -> dict[str, float]:
-    """Trains one linear layer by cross entropy with a cosine schedule; accuracy in percent on each split of SPLITS."""
+    """Trains one linear layer by cross entropy with a cosine schedule.
+
+    Returns the accuracy in percent on each split of SPLITS. x[split] (N, D), y[split] (N,).
+    """
     x = prepared(x, probe.prepare)
     inputs, labels = x["train"], y["train"]
     steps = max(1, len(inputs) // probe.batch_size)
-    head = nn.utils.skip_init(
-        nn.Linear, inputs.shape[1], int(labels.max()) + 1
-    )  # takes no global random numbers
+    # skip_init takes no numbers of the global generator
+    head = nn.utils.skip_init(nn.Linear, inputs.shape[1], int(labels.max()) + 1)
     nn.init.normal_(head.weight, std=0.01, generator=generator(seed, "probe"))
     nn.init.zeros_(head.bias)
     peak = probe.lr * probe.batch_size / 256
     optimizer = timm.optim.create_optimizer_v2(
-        head, opt=probe.optimizer, lr=peak, weight_decay=0.0, momentum=0.9
+        head, opt=probe.optimizer, lr=peak, weight_decay=probe.weight_decay, momentum=0.9
     )
-    warmup, total = probe.warmup_epochs * steps, probe.epochs * steps
     for epoch in range(probe.epochs):
         order = torch.randperm(len(inputs), generator=generator(seed, "probe order", epoch))
         for k, ids in enumerate(order[: steps * probe.batch_size].chunk(steps)):
-            step = epoch * steps + k
-            done = (step - warmup) / (total - warmup)
             for group in optimizer.param_groups:
-                group["lr"] = peak * (
-                    (step + 1) / warmup if done < 0 else 0.5 + 0.5 * math.cos(math.pi * done)
-                )
+                group["lr"] = peak * _schedule(probe, epoch * steps + k, steps)
             F.cross_entropy(head(inputs[ids]), labels[ids]).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -118,71 +136,76 @@ def linear_probe(
         return {s: 100 * (head(x[s]).argmax(1) == y[s]).double().mean().item() for s in SPLITS}
 
 
-def _sklearn(x: dict[str, Tensor], y: dict[str, Tensor], protocol: str) -> dict[str, float]:
+def _schedule(probe: Probe, step: int, steps_per_epoch: int) -> float:
+    """The share of the peak rate at a step: linear warm-up, then half a cosine."""
+    warmup = probe.warmup_epochs * steps_per_epoch
+    done = (step - warmup) / (probe.epochs * steps_per_epoch - warmup)
+    return (step + 1) / warmup if done < 0 else 0.5 + 0.5 * math.cos(math.pi * done)
+
+
+def logistic_regression(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, Any]:
+    """scikit-learn's L-BFGS on standardised features.
+
+    Accuracy in percent on "validation" and "test"; "converged", and the number of "iterations".
+    A fit that did not converge is part of the result and no warning. Not for threads: the
+    warnings of Python belong to the whole process.
+    """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=LBFGS_ITERATIONS, tol=1e-5)
+    x = prepared(x, "standardised")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x["train"].numpy(), y["train"].numpy())
+    stopped = [w for w in caught if issubclass(w.category, ConvergenceWarning)]
+    for other in caught:
+        if other not in stopped:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    found = {"converged": not stopped, "iterations": int(model.n_iter_.max())}
+    return {**_accuracies(model, x, y), **found}
+
+
+def nearest_neighbours(
+    x: dict[str, Tensor], y: dict[str, Tensor], k: int = NEIGHBOURS
+) -> dict[str, Any]:
+    """A vote of the k nearest training images by cosine, of all of them where there are fewer.
+
+    Accuracy in percent on "validation" and "test", and the "k" that was used.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
-    if protocol == "lbfgs":
-        x, model = prepared(x, "standardised"), LogisticRegression(max_iter=2000, tol=1e-5)
-    else:  # on unit vectors the nearest by distance are the nearest by cosine
-        x, model = (
-            {s: F.normalize(v, dim=1) for s, v in x.items()},
-            KNeighborsClassifier(20, algorithm="brute"),
-        )
+    k = min(k, len(y["train"]))
+    # on unit vectors the nearest by distance are the nearest by cosine
+    x, model = prepared(x, "normalised"), KNeighborsClassifier(k, algorithm="brute")
     model.fit(x["train"].numpy(), y["train"].numpy())
+    return {**_accuracies(model, x, y), "k": k}
+
+
+def _accuracies(model: Any, x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, float]:
     return {
         s: 100 * float(np.mean(model.predict(x[s].numpy()) == y[s].numpy())) for s in SPLITS[1:]
     }
 
 
-def evaluate(
-    run: Run,
-    protocol: str | Probe,
-    pool: str = "token",
-    epoch: int | None = None,
-    seed: int = 0,
-    data: Dataset | None = None,
-) -> dict[str, float]:
-    """Accuracy in percent of a finished run under a named protocol, or under a Probe: {"validation": .., "test": ..}.
+def linear_accuracy(
+    features: Features, protocol: str | Probe, feature: str = "token", seed: int = 0
+) -> dict[str, Any]:
+    """Accuracy in percent of frozen features, of whatever encoder, under a protocol or a Probe.
 
-    Measured once per (protocol, pool, epoch, seed) and kept in the run's folder. Raises InputError for an unknown
-    protocol or pool, and for "online" of a snapshot, which has no trained layer.
+    Returns {"validation": .., "test": ..}; a trained layer adds "train", "lbfgs" adds "converged"
+    and "iterations", "knn" its "k". `feature` is one of the names in `features.x`. Raises
+    InputError for a name that is not there, and for "online", which is trained with its encoder.
     """
-    if isinstance(protocol, str) and protocol not in PROTOCOLS:
-        raise InputError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
-    if pool not in POOLS:
-        raise InputError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
-    if protocol == "online":
-        source: dict[str, Any] | None = run.result
-        if epoch is not None:
-            source = next((m for m in run.metrics() if m["epoch"] == epoch), None)
-        if source is None:
-            raise InputError(
-                f"run {run.folder.name} has no online accuracy at epoch {epoch}; it was not measured there"
-            )
-        return {
-            s: source[f"{s}_online_{pool}_full"]
-            for s in SPLITS[1:]
-            if f"{s}_online_{pool}_full" in source
-        }
-    recipe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
-    data = data or load(**run.config.data_fields)
-    run.check_data(data.fingerprint)
-    inputs = {
-        "protocol": repr(protocol),
-        "recipe": repr(recipe),
-        "pool": pool,
-        "epoch": epoch,
-        "seed": seed,
-        "weights": run.weights_digest(epoch),
-        "images": data.fingerprint,
-    }
-
-    def measured() -> dict[str, Any]:
-        f = features(run, data, epoch)
-        if recipe:
-            return linear_probe(f.x[pool], f.y, recipe, seed)
-        return _sklearn(f.x[pool], f.y, str(protocol))
-
-    found = cached(run.folder / "probes", inputs, measured)
-    return {s: found[s] for s in SPLITS[1:]}
+    check_choice("feature", feature, list(features.x))
+    x, y = features.x[feature], features.y
+    if isinstance(protocol, Probe):
+        return linear_probe(x, y, protocol, seed)
+    check_choice("protocol", protocol, FROZEN)
+    if protocol == "lbfgs":
+        return logistic_regression(x, y)
+    if protocol == "knn":
+        return nearest_neighbours(x, y)
+    probe = PROTOCOLS[protocol]
+    assert probe is not None
+    return linear_probe(x, y, probe, seed)

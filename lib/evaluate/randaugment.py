@@ -1,4 +1,4 @@
-"""RandAugment, Mixup and drop path of timm draw from the global generators: here they are seeded and given back."""
+"""RandAugment for finetuning; the global generators of timm are seeded and given back."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,10 @@ from lib.evaluate.recipes import Recipe
 
 
 class Augmented(torch.utils.data.Dataset):
-    """The images of `order`, uint8 (C, H, W), after RandAugment, which (seed, epoch, place in the order) decides."""
+    """The training images of `order`, uint8 (C, H, W), after RandAugment.
+
+    (seed, epoch) and the place in the order decide what happens to an image.
+    """
 
     def __init__(self, data: Dataset, order: Tensor, recipe: Recipe, seed: tuple[int, int]) -> None:
         self.split, self.order, self.seed, self.policy = data.train, order, seed, None
@@ -25,16 +28,13 @@ class Augmented(torch.utils.data.Dataset):
         self.decoder = Decoder(data.train.paths, data.image_size, seed if cropped else None)
         if recipe.rand_augment:
             fill = [round(255 * m) for m in data.mean.tolist()]
-            reach = max(
-                1, round(0.45 * data.image_size)
-            )  # pixels of the strongest shift, as timm has it
             hparams = {
                 "img_mean": tuple(fill) if len(fill) == 3 else fill[0],
-                "translate_const": reach,
+                # pixels of the strongest shift, as timm has it
+                "translate_const": max(1, round(0.45 * data.image_size)),
+                # at 10 timm asks Pillow to keep 0 bits of a pixel, which it refuses
+                "magnitude_max": 9.99,
             }
-            hparams["magnitude_max"] = (
-                9.99  # at 10 timm asks Pillow to keep 0 bits of a pixel, which it refuses
-            )
             self.policy = rand_augment_transform(recipe.rand_augment, hparams)
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib.errors import InputError
+from lib.errors import InputError, check_choice
 from lib.presets import CHOICES
 
 
@@ -11,8 +11,9 @@ from lib.presets import CHOICES
 class Recipe:
     """A finetuning recipe. The defaults are MAE's for ViT-B on ImageNet (He et al. 2021, Table 9).
 
-    Not here is what only their code has: random erasing 0.25, a base rate of 5e-4, trained positions. RandAugment
-    comes before the crop here and after it there.
+    Not here is what only their code has: random erasing 0.25, a base rate of 5e-4, trained
+    positions. RandAugment comes before the crop here and after it there. Raises InputError if it
+    cannot be trained.
     """
 
     epochs: int = 100
@@ -20,43 +21,31 @@ class Recipe:
     base_lr: float = 1e-3  # the peak rate is base_lr * batch_size / 256
     warmup_epochs: float = 5.0
     weight_decay: float = 0.05
-    layer_decay: float = (
-        0.75  # of the rate, from each block to the one before it; 1 for a model from scratch
-    )
+    layer_decay: float = 0.75  # of the rate, from each block to the one before it
     drop_path: float = 0.1
     label_smoothing: float = 0.1
     mixup: float = 0.8
     cutmix: float = 1.0
-    rand_augment: str = (
-        "rand-m9-mstd0.5-inc1"  # timm's spelling of RandAugment (9, 0.5); "" for none
-    )
+    rand_augment: str = "rand-m9-mstd0.5-inc1"  # timm's spelling of (9, 0.5); "" for none
     augment: str = "resized_crop"
-    pool: str = (
-        "avg"  # the feature under the classifier, as in MAE's code; "token" is the class token
-    )
+    pool: str = "avg"  # under the classifier, as in MAE's code; "token" is the class token
 
     def __post_init__(self) -> None:
         for name in ("augment", "pool"):
-            if getattr(self, name) not in CHOICES[name]:
-                raise InputError(
-                    f"{name} must be one of {', '.join(CHOICES[name])}, got {getattr(self, name)!r}"
-                )
-        if (
-            self.epochs < 1
-            or self.batch_size < 2
-            or not self.base_lr > 0
-            or not 0 <= self.warmup_epochs <= self.epochs
-        ):
+            check_choice(name, getattr(self, name), CHOICES[name])
+        warms_up = 0 <= self.warmup_epochs <= self.epochs
+        if self.epochs < 1 or self.batch_size < 2 or not self.base_lr > 0 or not warms_up:
             raise InputError(
-                "finetuning needs epochs >= 1, batch_size >= 2, base_lr > 0 and warmup_epochs up to epochs, got "
-                f"{self.epochs}, {self.batch_size}, {self.base_lr} and {self.warmup_epochs}"
+                "finetuning needs epochs >= 1, batch_size >= 2, base_lr > 0 and warmup_epochs up "
+                f"to epochs, got {self.epochs}, {self.batch_size}, {self.base_lr} and "
+                f"{self.warmup_epochs}"
             )
 
 
-# CIFAR-10: crops of the padded image, usual at 32 pixels; the paper does not say. The micro models: 10 epochs, for a
-# CPU. Digits: no flips, crops or RandAugment, which would turn one digit into another, and no mixing: in 200 steps
-# Mixup 0.8 cost 4 points (pretrained) and 15 (from scratch) on the validation split. Their rate is the best of 2e-3 to
-# 1.6e-2 there without mixing.
+# CIFAR-10: crops of the padded image, usual at 32 pixels; the paper does not say. The micro
+# models: 10 epochs, for a CPU. Digits: no flips, crops or RandAugment, which would turn one digit
+# into another, and no mixing: in 200 steps Mixup 0.8 cost 4 points (pretrained) and 15 (from
+# scratch) on the validation split. Their rate is the best of 2e-3 to 1.6e-2 there without mixing.
 RECIPES: dict[str, Recipe] = {
     "digits-vit-nano": Recipe(
         10, 64, 8e-3, 1.0, drop_path=0.0, mixup=0.0, cutmix=0.0, rand_augment="", augment="none"
@@ -72,7 +61,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_for(preset: str, **changes: Any) -> Recipe:
-    """The preset's recipe with single fields changed (None keeps them); the warm-up keeps its share of the epochs."""
+    """The preset's recipe with single fields changed; None keeps a field.
+
+    With other `epochs` the warm-up keeps its share of them.
+    """
     base, given = RECIPES[preset], {k: v for k, v in changes.items() if v is not None}
     if "epochs" in given and "warmup_epochs" not in given:
         given["warmup_epochs"] = base.warmup_epochs * given["epochs"] / base.epochs

@@ -1,27 +1,37 @@
-"""How features use their dimensions: spectra, ranks, cosines. Pure functions of a feature matrix (N, D)."""
+"""How features (N, D) use their dimensions: ranks, condition, cosines, classes among neighbours."""
 
 import torch
 import torch.nn.functional as F
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from lib.losses import spectrum
 
 
 def participation_ratio(features: Tensor) -> float:
-    """(sum l)^2 / sum l^2 of the same eigenvalues: D / the spectral uniformity of many views."""
+    """(sum l)^2 / sum l^2, in [1, D], of the eigenvalues l that `effective_rank` uses.
+
+    D over it is the spectral uniformity of infinitely many views (docs/theory.md).
+    """
     values = spectrum(F.layer_norm(features.double(), features.shape[-1:]), centred=False)
     return (values.sum() ** 2 / values.square().sum()).item()
 
 
 def condition_number(features: Tensor) -> float:
-    """Largest over smallest eigenvalue of the covariance; those below 1e-9 of the largest are no directions in use."""
+    """Largest over smallest eigenvalue of the covariance of features (N, D).
+
+    Directions below 1e-9 of the largest are not in use and do not count.
+    """
     values = spectrum(features)
     values = values[values > 1e-9 * values[0]]
     return (values[0] / values[-1]).item()
 
 
 def class_cosines(features: Tensor, labels: Tensor) -> dict[str, float]:
-    """Mean cosine similarity of different images "within" a class and "between" classes, from class sums, O(N D)."""
+    """Mean cosine similarity of different images "within" a class and "between" classes.
+
+    From class sums, in O(N D). features (N, D), labels (N,).
+    """
     z = F.normalize(features.double(), dim=-1)
     onehot = F.one_hot(labels).double()
     sums, counts = onehot.T @ z, onehot.sum(0)
@@ -32,7 +42,7 @@ def class_cosines(features: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def variance_ratio(features: Tensor, labels: Tensor) -> float:
-    """Between-class over total variance of features, in [0, 1]."""
+    """Between-class over total variance of features (N, D) with labels (N,), in [0, 1]."""
     x = features.double() - features.double().mean(0)
     onehot = F.one_hot(labels).double()
     counts = onehot.sum(0)
@@ -41,12 +51,11 @@ def variance_ratio(features: Tensor, labels: Tensor) -> float:
 
 
 def knn_purity(features: Tensor, labels: Tensor, k: int = 20) -> float:
-    """Mean share, in [0, 1], of an image's k nearest by cosine (itself left out) that have its class."""
-    z = F.normalize(features.float(), dim=-1)
-    shares = []
-    for ids in torch.arange(len(z)).split(1000):
-        similarity = z[ids] @ z.T
-        similarity[torch.arange(len(ids)), ids] = -torch.inf
-        nearest = labels[similarity.topk(min(k, len(z) - 1)).indices]
-        shares.append((nearest == labels[ids, None]).float().mean(1))
-    return torch.cat(shares).mean().item()
+    """Mean share, in [0, 1], of an image's k nearest that have its class.
+
+    Nearest by cosine, the image itself left out; all others where there are fewer than k.
+    """
+    z = F.normalize(features.float(), dim=-1).numpy()
+    search = NearestNeighbors(n_neighbors=min(k, len(z) - 1), algorithm="brute").fit(z)
+    nearest = torch.from_numpy(search.kneighbors(return_distance=False))
+    return (labels[nearest] == labels[:, None]).double().mean().item()

@@ -1,21 +1,26 @@
-"""Table 1: what the paper prints, and what the finished runs of this machine have. Reads files only, trains nothing."""
+"""Table 1: what the paper prints, and what the finished runs of this machine have.
+
+Reads files only, trains nothing.
+"""
 
 import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from lib.evaluate.accuracy import content_of, settings_of
+from lib.evaluate.finetuning import VERSION
 from lib.evaluate.recipes import RECIPES
 from lib.presets import PRESETS, Config
+from lib.runs.cache import kept_path
 from lib.runs.files import read_json
 from lib.runs.folder import Run, outputs
 
 OBJECTIVES = ("MAE", "U-MAE")
 
 
-PAPER: dict[
-    str, dict[str, dict[str, float]]
-] = {  # accuracy in percent, one number each: no spread is printed
+# Accuracy in percent, one number each: no spread is printed.
+PAPER: dict[str, dict[str, dict[str, float]]] = {
     "cifar10-vit-tiny": {
         "linear": {"MAE": 52.0, "U-MAE": 69.4},
         "finetune": {"MAE": 89.6, "U-MAE": 89.4},
@@ -51,30 +56,36 @@ def finished_runs() -> Iterator[Run]:
 
 
 def setting(config: Config) -> str:
-    """What runs of one column share: everything that decides the result except the uniformity term and the seed."""
+    """What runs of one column share: all that decides the result but uniformity term and seed."""
     return json.dumps(
         {k: v for k, v in config.identity().items() if k not in (*TERM, "seed")}, sort_keys=True
     )
 
 
 def linear(run: Run, protocol: str, pool: str) -> float | None:
-    """Test accuracy in percent of the finished model under a named protocol, if 03_linear_probe has measured it."""
+    """Test accuracy in percent of the finished model under a protocol, if it has been measured."""
     if protocol == "online":
         return (run.result or {}).get(f"test_online_{pool}_full")
-    for path in sorted((run.folder / "probes").glob("*.json")):
-        found = json.loads(path.read_text())
-        wanted = {"protocol": repr(protocol), "pool": pool, "epoch": None, "seed": 0}
-        if all(found.get(k) == v for k, v in wanted.items()):
-            return found["test"]
-    return None
+    settings = settings_of(protocol, pool, epoch=None, seed=0)
+    path = kept_path(run.folder / "probes", settings, content_of(run), "json")
+    return read_json(path).get("test")
 
 
 def finetuned(run: Run, which: str = "best") -> float | None:
-    """Test accuracy in percent with all labels by the preset's own recipe, else by the longest that was run."""
-    found: list[dict[str, Any]] = [
-        json.loads(p.read_text()) for p in (run.folder / "finetune").glob("*.json")
-    ]
+    """Test accuracy in percent with all labels, "best" or "last" (see `finetune`).
+
+    By the preset's own recipe, else by the longest that was run. Files whose weights, images or
+    code are not the present ones do not count.
+    """
+    content = {"images": run.fingerprint, "weights": run.weights_digest()}
+    wanted = {"fraction": 1, "seed": run.config.seed, "finetuning_version": VERSION, **content}
+    files = [read_json(p) for p in sorted((run.folder / "finetune").glob("*.json"))]
+    found = [f for f in files if all(f.get("inputs", {}).get(k) == v for k, v in wanted.items())]
     own = dataclasses.asdict(RECIPES[run.config.preset])
-    found = [f for f in found if f["fraction"] == 1 and f["seed"] == run.config.seed]
-    best = max(found, key=lambda f: (f["recipe"] == own, f["recipe"]["epochs"]), default=None)
+
+    def rank(result: dict[str, Any]) -> tuple[bool, int]:
+        recipe = result["inputs"]["recipe"]
+        return recipe == own, recipe["epochs"]
+
+    best = max(found, key=rank, default=None)
     return best[which] if best else None

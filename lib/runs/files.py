@@ -84,10 +84,13 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Tensors as safetensors, with their SHA-256 in the header."""
+def save_weights(path: Path, tensors: dict[str, Tensor], inputs: Any = None) -> None:
+    """Tensors as safetensors; in the header their SHA-256 and, as JSON, what decided them."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomic(path, save(tensors, metadata={"sha256": digest(tensors)}))
+    metadata = {"sha256": digest(tensors)}
+    if inputs is not None:
+        metadata["inputs"] = json.dumps(inputs)
+    write_atomic(path, save(tensors, metadata=metadata))
 
 
 def weights_digest(path: Path) -> str:

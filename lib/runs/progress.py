@@ -20,9 +20,14 @@ def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
 
 
 def progress(
-    total: int, done: int = 0, show: bool = True, unit: str = "images", name: str = ""
+    total: int,
+    done: int = 0,
+    show: bool = True,
+    unit: str = "images",
+    name: str = "",
+    delay: float = 0,
 ) -> tqdm:
-    """A text bar with `unit` per second and ETA.
+    """A text bar with `unit` per second and ETA; nothing before `delay` seconds have passed.
 
     On a terminal it moves twice a second; in a log or a notebook, which keep every update, every
     20 seconds.
@@ -37,5 +42,6 @@ def progress(
         "ascii": True,
         "smoothing": 0.1,
         "file": sys.stdout,
+        "delay": delay,
     }
     return tqdm(total=total, initial=done, disable=not show, **look)

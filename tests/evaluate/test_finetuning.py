@@ -1,8 +1,9 @@
-"""Finetuning: the recipe that timm is given, which images and labels it sees, what is reported and what is kept."""
+"""Finetuning: the recipe that timm is given, what it sees, what is reported and what is kept."""
 
 import json
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from support import few, small
 from lib.data import validation_mask
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate import finetuning as ft
-from lib.evaluate.finetuning import Finetuning, Job, build, finetune, labelled
+from lib.evaluate.finetuning import Finetuning, Job, build, finetune, job_for, labelled
 from lib.evaluate.randaugment import Augmented, kept_randomness
 from lib.evaluate.recipes import RECIPES, Recipe, recipe_for
 from lib.masking import masks_from_noise
 from lib.models import pool_tokens
 from lib.presets import PRESETS
 from lib.runs import open_run, outputs
+from lib.runs.files import load_weights, save_weights
 from lib.train import train
 
 FULL = Recipe(epochs=3, batch_size=32, warmup_epochs=1, augment="none")
@@ -32,8 +34,9 @@ def run_and_data():
     return train(config, data), data
 
 
-def job(run, recipe=PLAIN, fraction=1.0, seed=0, scratch=False):
-    return Job(run.config, recipe, fraction, seed, scratch)
+def job(run_and_data, recipe=PLAIN, fraction=1.0, seed=0, scratch=False):
+    run, data = run_and_data
+    return job_for(run.config, recipe, fraction, seed, scratch, data)
 
 
 def test_the_recipe_is_mae_table_9_and_every_preset_has_one():
@@ -83,9 +86,9 @@ def test_an_impossible_recipe_is_one_line(fields, message):
 
 
 def test_layers_learn_at_rates_that_decay_towards_the_pixels(run_and_data):
-    """timm's scheduler must apply the shares: torch's own would drive every layer at the head's rate."""
-    run, data = run_and_data
-    tuning = Finetuning(job(run, Recipe(epochs=4, batch_size=32, warmup_epochs=1)), data)
+    """timm's scheduler must apply the shares: torch's own would give every layer the head's."""
+    data = run_and_data[1]
+    tuning = Finetuning(job(run_and_data, Recipe(epochs=4, batch_size=32, warmup_epochs=1)), data)
     named = {id(p): n for n, p in tuning.model.named_parameters()}
     expected = {
         "patch_embed": 0.75**2,
@@ -114,10 +117,10 @@ def test_layers_learn_at_rates_that_decay_towards_the_pixels(run_and_data):
 
 def test_the_model_starts_as_the_runs_encoder_with_a_small_head(run_and_data):
     run, data = run_and_data
-    x = data.normalize(data.test.images[:8])
+    x = data.normalization("dataset")(data.test.images[:8])
     everything = masks_from_noise(torch.arange(16).expand(8, -1), 16)
     for pool in ("token", "avg"):
-        model = build(job(run, recipe_for("digits-vit-nano", pool=pool)), 10).eval()
+        model = build(job(run_and_data, recipe_for("digits-vit-nano", pool=pool)), 10).eval()
         with torch.no_grad():
             feature = pool_tokens(run.load_model().encode(x, everything), pool)
             torch.testing.assert_close(model(x), model.head(feature), rtol=1e-4, atol=1e-7)
@@ -127,28 +130,35 @@ def test_the_model_starts_as_the_runs_encoder_with_a_small_head(run_and_data):
 def test_scratch_starts_from_seeded_random_weights_and_one_rate(run_and_data):
     run, data = run_and_data
     first, again, other = (
-        build(job(run, seed=s, scratch=True), 10).state_dict() for s in (0, 0, 1)
+        build(job(run_and_data, seed=s, scratch=True), 10).state_dict() for s in (0, 0, 1)
     )
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
     assert not torch.equal(
         first["blocks.0.attn.qkv.weight"],
-        build(job(run), 10).state_dict()["blocks.0.attn.qkv.weight"],
+        build(job(run_and_data), 10).state_dict()["blocks.0.attn.qkv.weight"],
     )
-    assert finetune(run.config, PLAIN, 0.1, scratch=True, data=data)["recipe"]["layer_decay"] == 1
+    assert (
+        finetune(run.config, PLAIN, 0.1, scratch=True, data=data)["inputs"]["recipe"]["layer_decay"]
+        == 1
+    )
 
 
 def test_scratch_is_shared_by_runs_and_a_finetuning_is_not():
+    def path(config, recipe=PLAIN, fraction=1.0, seed=0, scratch=False, images="a", weights="w"):
+        return Job(config, recipe, fraction, seed, scratch, images, weights).path
+
     mae, umae = small(lam=0.0), small()
-    assert Job(mae, PLAIN, 1.0, 0, True).path == Job(umae, PLAIN, 1.0, 0, True).path
-    assert Job(mae, PLAIN, 1.0, 0, False).path != Job(umae, PLAIN, 1.0, 0, False).path
-    assert Job(mae, PLAIN, 1.0, 0, True).path != Job(small(embed_dim=32), PLAIN, 1.0, 0, True).path
-    paths = {
-        Job(mae, r, f, s, False).path for r in (PLAIN, FULL) for f in (0.1, 1.0) for s in (0, 1)
-    }
-    assert len(paths) == 8
-    assert Job(mae, PLAIN, 1.0, 0, False).path.is_relative_to(open_run(mae).folder)
-    assert Job(mae, PLAIN, 1.0, 0, True).path.is_relative_to(outputs() / "scratch")
+    assert path(mae, scratch=True) == path(umae, scratch=True)
+    assert path(mae) != path(umae)
+    assert path(mae, scratch=True) != path(small(embed_dim=32), scratch=True)
+    settings = [(r, f, s) for r in (PLAIN, FULL) for f in (0.1, 1.0) for s in (0, 1)]
+    assert len({path(mae, *chosen) for chosen in settings}) == 8
+    assert path(mae).is_relative_to(open_run(mae, "a").folder)
+    assert path(mae, scratch=True).is_relative_to(outputs() / "scratch")
+    for scratch in (False, True):
+        changed = {path(mae, scratch=scratch, images=i, weights=w) for i in "ab" for w in "vw"}
+        assert len(changed) == 4
 
 
 def test_labels_are_a_nested_share_of_every_class_outside_the_validation_split():
@@ -195,7 +205,7 @@ def test_the_epoch_is_chosen_on_validation_and_never_on_test(run_and_data, monke
     run, data = run_and_data
     on_validation, on_test = [10.0, 30.0, 30.0, 20.0], [50.0, 60.0, 70.0, 99.0]
 
-    def train_epoch(self, epoch):
+    def train_epoch(self, epoch, bar):
         with torch.no_grad():
             self.model.head.bias.fill_(epoch)
         return 1.0
@@ -210,27 +220,52 @@ def test_the_epoch_is_chosen_on_validation_and_never_on_test(run_and_data, monke
     assert (found["best_epoch"], found["best_validation"]) == (2, 30.0)
 
 
+PROVENANCE = {"commit", "torch", "timm", "threads", "inputs"}
+DECIDES = {"recipe", "fraction", "seed", "scratch", "encoder", "images", "weights"}
+
+
 def test_it_is_done_once_and_leaves_the_callers_random_numbers_alone(run_and_data, monkeypatch):
     run, data = run_and_data
     states = torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     first = finetune(run.config, PLAIN, 0.3, data=data)
     assert torch.equal(states[0], torch.random.get_rng_state())
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
-    file = Job(run.config, PLAIN, 0.3, 0, False).path
+    file = job(run_and_data, fraction=0.3).path
     assert json.loads(file.read_text()) == first
-    assert {
-        "commit",
-        "torch",
-        "timm",
-        "recipe",
-        "fraction",
-        "seed",
-        "scratch",
-        "fingerprint",
-    } <= set(first)
+    assert set(first) >= PROVENANCE
+    assert set(first["inputs"]) >= DECIDES
     monkeypatch.setattr(ft, "Finetuning", None)
-    monkeypatch.setattr(ft, "load", None)
-    assert finetune(run.config, PLAIN, 0.3) == first
+    assert finetune(run.config, PLAIN, 0.3, data=data) == first
+
+
+def corrected(data):
+    """The same images with the labels of two classes exchanged, as `load` would fingerprint it."""
+    labels = data.train.labels.clone()
+    labels[data.train.labels == 0], labels[data.train.labels == 1] = 1, 0
+    train = replace(data.train, labels=labels)
+    return replace(data, train=train, fingerprint="f" * 16)
+
+
+def test_a_scratch_result_on_other_labels_is_kept_and_not_used(run_and_data, capsys):
+    run, data = run_and_data
+    old = finetune(run.config, PLAIN, scratch=True, data=data)
+    assert "measured anew" not in capsys.readouterr().out
+    new = finetune(run.config, PLAIN, scratch=True, data=corrected(data))
+    said = [s for s in capsys.readouterr().out.splitlines() if "measured anew" in s]
+    assert len(said) == 1 and "from scratch" in said[0]
+    assert new["history"] != old["history"]
+    assert finetune(run.config, PLAIN, scratch=True, data=data) == old
+
+
+def test_other_first_weights_are_another_finetuning(run_and_data, capsys):
+    run, data = run_and_data
+    old = finetune(run.config, PLAIN, data=data)
+    path = run.weights_path()
+    save_weights(path, {k: 1.1 * v for k, v in load_weights(path).items()})
+    new = finetune(run.config, PLAIN, data=data)
+    assert new["inputs"]["weights"] != old["inputs"]["weights"]
+    assert new["history"] != old["history"]
+    assert f"of {run.folder.name}" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_result(run_and_data):
@@ -239,7 +274,7 @@ def test_the_same_seed_gives_the_same_result(run_and_data):
         "digits-vit-nano", epochs=2, batch_size=32, mixup=0.8, cutmix=1.0, drop_path=0.1
     )
     first = finetune(run.config, recipe, data=data)
-    Job(run.config, recipe, 1.0, 0, False).path.unlink()
+    job(run_and_data, recipe).path.unlink()
     torch.rand(3), np.random.rand(3)  # the caller's generators must not matter
     again = finetune(run.config, recipe, data=data)
     assert again["history"] == first["history"]
@@ -249,27 +284,27 @@ def test_the_same_seed_gives_the_same_result(run_and_data):
 def test_a_killed_finetuning_goes_on_from_its_last_epoch(run_and_data, monkeypatch):
     run, data = run_and_data
     whole = finetune(run.config, FULL, data=data)
-    path = Job(run.config, FULL, 1.0, 0, False).path
+    path, state = job(run_and_data, FULL).path, job(run_and_data, FULL).state_path
     path.unlink()
     done, real = [], Finetuning.train_epoch
 
-    def killed(self, epoch):
+    def killed(self, epoch, bar):
         if epoch == 2 and len(done) == 2:
             raise KeyboardInterrupt
         done.append(epoch)
-        return real(self, epoch)
+        return real(self, epoch, bar)
 
     monkeypatch.setattr(ft, "SAVE_SECONDS", -1)
     monkeypatch.setattr(Finetuning, "train_epoch", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(run.config, FULL, data=data)
-    assert path.with_suffix(".pt").is_file() and not path.is_file()
+    assert state.is_file() and not path.is_file()
     done.append("resumed")
     resumed = finetune(run.config, FULL, data=data)
     assert done == [0, 1, "resumed", 2]
     for key in ("history", "best", "last", "best_epoch"):
         assert resumed[key] == whole[key]
-    assert not path.with_suffix(".pt").exists()
+    assert not state.exists()
 
 
 def test_a_run_that_is_not_finished_cannot_be_finetuned():
@@ -280,7 +315,7 @@ def test_a_run_that_is_not_finished_cannot_be_finetuned():
 def test_other_data_than_the_runs_is_refused(run_and_data):
     run, data = run_and_data
     data.fingerprint = "0" * 16
-    with pytest.raises(InputError, match="trained on other data"):
+    with pytest.raises(InputError, match="no weights"):
         finetune(run.config, PLAIN, data=data)
 
 
@@ -293,7 +328,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_no_result(run_and_data):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_randaugment_is_decided_by_seed_and_place_and_never_fails(channels):
-    """Among 1,500 draws are magnitudes that timm cuts at 10, where Pillow refuses to keep 0 bits of a pixel."""
+    """Among 1,500 draws are magnitudes that timm cuts at 10, which Pillow would refuse."""
     data = few(small())
     generator = torch.Generator().manual_seed(0)
     data.train.images = torch.randint(

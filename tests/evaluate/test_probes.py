@@ -1,22 +1,31 @@
-"""Frozen features, the linear protocols, what is kept on disk, and the words for many numbers."""
+"""Frozen features, the linear protocols, and what is kept on disk."""
 
-import math
+import json
+import sys
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import silhouette_score
-from support import few, small
+from support import few, folder_config, image_folder, small
 
-from lib.data import validation_mask
+from lib.data import load, validation_mask
 from lib.errors import InputError
-from lib.evaluate import PROTOCOLS, Probe, evaluate, features
-from lib.evaluate import probes as ev
-from lib.evaluate.probes import linear_probe, prepared
+from lib.evaluate import PROTOCOLS, Features, Probe, encode, evaluate, features, linear_accuracy
+from lib.evaluate.finetuning import finetune
+from lib.evaluate.probes import FROZEN, linear_probe, logistic_regression, prepared
+from lib.evaluate.recipes import recipe_for
 from lib.evaluate.representation import knn_purity
-from lib.notebook.statistics import interval, judge, summary, verdict
+from lib.notebook import table1
+from lib.runs.files import load_weights, save_weights
 from lib.train import train
+
+# The package has functions of the same names.
+features_module = sys.modules["lib.evaluate.features"]
+probes_module = sys.modules["lib.evaluate.probes"]
 
 
 @pytest.fixture
@@ -44,7 +53,9 @@ def test_features_are_timms_of_whole_images_in_order(run_and_data):
     f = features(run, data)
     held = validation_mask(data.train.labels)
     with torch.no_grad():
-        tokens = run.load_model().encoder.forward_features(data.normalize(data.train.images))
+        tokens = run.load_model().encoder.forward_features(
+            data.normalization("dataset")(data.train.images)
+        )
     for pool, expected in (("token", tokens[:, 0]), ("avg", tokens[:, 1:].mean(1))):
         torch.testing.assert_close(f.x[pool]["train"], expected[~held], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(f.x[pool]["validation"], expected[held], rtol=1e-4, atol=1e-5)
@@ -56,13 +67,77 @@ def test_features_and_accuracies_are_computed_once(run_and_data, monkeypatch):
     run, data = run_and_data
     first = evaluate(run, "sgd", data=data)
     kept = features(run, data)
-    monkeypatch.setattr(ev, "encode", None)
-    monkeypatch.setattr(ev, "linear_probe", None)
-    monkeypatch.setattr(ev, "load", None)
-    assert evaluate(run, "sgd") == first
-    assert torch.equal(features(run).x["avg"]["test"], kept.x["avg"]["test"])
+    monkeypatch.setattr(features_module, "encode", None)
+    monkeypatch.setattr(probes_module, "linear_probe", None)
+    assert evaluate(run, "sgd", data=data) == first
+    assert torch.equal(features(run, data).x["avg"]["test"], kept.x["avg"]["test"])
     with pytest.raises(TypeError):
-        evaluate(run, "sgd", seed=1)  # another probe is not the kept one
+        evaluate(run, "sgd", seed=1, data=data)  # another probe is not the kept one
+
+
+def test_a_kept_accuracy_is_the_one_of_fresh_features(run_and_data):
+    run, data = run_and_data
+    for protocol in FROZEN:
+        kept = [evaluate(run, protocol, "avg", data=data) for _ in range(2)][1]
+        fresh = linear_accuracy(features(run, data), protocol, "avg")
+        assert kept == {k: v for k, v in fresh.items() if k != "train"}
+
+
+def test_a_kept_file_says_what_decided_it_and_by_how_many_threads(run_and_data):
+    run, data = run_and_data
+    found = evaluate(run, Probe(epochs=1, lr=0.1), data=data)
+    (file,) = (run.folder / "probes").glob("*.json")
+    kept = json.loads(file.read_text())
+    assert kept["test"] == found["test"]
+    inputs = kept["inputs"]
+    assert inputs["probe"]["epochs"] == 1 and inputs["probe"]["lr"] == 0.1
+    assert inputs["weights"] == run.weights_digest() != ""
+    assert inputs["images"] == data.fingerprint
+    assert kept["threads"] == torch.get_num_threads()
+
+
+def test_other_weights_in_the_same_folder_are_measured_anew(run_and_data, capsys):
+    run, data = run_and_data
+    old, old_features = evaluate(run, "lbfgs", data=data), features(run, data)
+    assert "measured anew" not in capsys.readouterr().out
+    path = run.weights_path()
+    generator = torch.Generator().manual_seed(0)
+    noise = {k: torch.randn(v.shape, generator=generator) for k, v in load_weights(path).items()}
+    save_weights(path, {k: v + noise[k] for k, v in load_weights(path).items()})
+    new = evaluate(run, "lbfgs", data=data)
+    said = [s for s in capsys.readouterr().out.splitlines() if "measured anew" in s]
+    assert ["lbfgs of" in s for s in said].count(True) == 1
+    assert ["features of" in s for s in said].count(True) == 1
+    assert new != old
+    assert not torch.equal(features(run, data).x["avg"]["test"], old_features.x["avg"]["test"])
+    assert len(list((run.folder / "probes").glob("*.json"))) == 2
+
+
+def test_other_images_than_the_runs_are_refused(run_and_data):
+    run, data = run_and_data
+    evaluate(run, "sgd", data=data)
+    other = replace(data, fingerprint="0" * 16)
+    with pytest.raises(InputError, match="trained on other images"):
+        evaluate(run, "sgd", data=other)
+    with pytest.raises(InputError, match="trained on other images"):
+        features(run, other)
+
+
+def test_corrected_labels_under_the_same_path_give_new_numbers(tmp_path):
+    """The user's accident: probe, move images to their right class, probe again."""
+    root = image_folder(tmp_path / "images", per_class=10)
+    config = folder_config(root, epochs=1)
+    before = train(config, load(**config.data_fields))
+    old = features(before)
+    (root / "train" / "cat" / "3.png").rename(root / "train" / "dog" / "moved.png")
+    data = load(**config.data_fields)
+    after = train(config, data)
+    assert after.folder != before.folder
+    new = features(after)
+    assert new.y["train"].bincount().tolist() != old.y["train"].bincount().tolist()
+    with pytest.raises(InputError, match="trained on other images"):
+        evaluate(before, "knn")
+    assert evaluate(after, "knn", data=data)["k"] == len(new.y["train"]) < 20
 
 
 def test_every_protocol_gives_percentages_and_differs_by_pool(run_and_data):
@@ -70,8 +145,8 @@ def test_every_protocol_gives_percentages_and_differs_by_pool(run_and_data):
     for protocol in PROTOCOLS:
         for pool in ("token", "avg"):
             found = evaluate(run, protocol, pool, data=data)
-            assert set(found) == {"validation", "test"}
-            assert all(0 <= v <= 100 for v in found.values())
+            assert set(found) - {"converged", "iterations", "k"} == {"validation", "test"}
+            assert all(0 <= found[s] <= 100 for s in ("validation", "test"))
 
 
 def test_snapshots_are_probed_with_their_own_weights(run_and_data):
@@ -97,9 +172,18 @@ def test_what_cannot_be_evaluated_is_one_line(run_and_data, arguments, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("fields", [{"epochs": 0, "lr": 0.1}, {"epochs": 1, "lr": 0.0}])
-def test_a_probe_without_a_budget_is_refused(fields):
-    with pytest.raises(InputError, match="epochs >= 1 and lr > 0"):
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"epochs": 0, "lr": 0.1}, "epochs >= 1 and lr > 0"),
+        ({"epochs": 1, "lr": 0.0}, "epochs >= 1 and lr > 0"),
+        ({"epochs": 1, "lr": 1.0, "weight_decay": -1.0}, "weight_decay >= 0"),
+        ({"epochs": 1, "lr": 1.0, "prepare": "white"}, "prepare must be one of raw"),
+        ({"epochs": 1, "lr": 1.0, "optimizer": "adamm"}, "did you mean 'adam"),
+    ],
+)
+def test_a_probe_that_cannot_be_trained_is_refused(fields, message):
+    with pytest.raises(InputError, match=message):
         Probe(**fields)
 
 
@@ -113,6 +197,33 @@ def test_preparation_uses_the_training_part_only():
     for how in ("standardised", "whitened"):
         assert torch.equal(prepared(moved, how)["train"], prepared(x, how)["train"])
     assert prepared(x, "raw") is x
+    lengths = prepared(x, "normalised")["test"].norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(len(lengths)))
+
+
+def test_plain_sgd_on_whitened_features_is_preconditioned_sgd():
+    """Full batches, no momentum: W on raw features with gradient times the inverse covariance."""
+    x, y = blobs(spread=1.0)
+    raw = x["train"] - x["train"].mean(0)
+    white = prepared(x, "whitened")["train"]
+    transform = probes_module.whitening(x["train"])
+    inverse = transform @ transform.T
+    w = {"white": torch.zeros(3, 6), "raw": torch.zeros(3, 6)}
+    target = F.one_hot(y["train"], 3).float()
+    for _ in range(5):
+        for name, inputs in (("white", white), ("raw", raw)):
+            error = (inputs @ w[name].T).softmax(1) - target
+            gradient = error.T @ inputs / len(inputs)
+            w[name] -= 0.5 * (gradient @ inverse if name == "raw" else gradient)
+    torch.testing.assert_close(raw @ w["raw"].T, white @ w["white"].T, rtol=1e-3, atol=1e-4)
+
+
+def test_weight_decay_shrinks_what_a_probe_learns():
+    x, y = blobs(spread=0.7)
+    free, decayed = (
+        linear_probe(x, y, Probe(20, 1.0, 32, weight_decay=w))["train"] for w in (0.0, 10.0)
+    )
+    assert free > decayed
 
 
 def test_whitening_drops_directions_that_are_not_used():
@@ -135,7 +246,7 @@ def test_a_probe_separates_what_is_separable_and_not_noise(prepare, optimizer):
 
 
 def test_a_short_plain_probe_is_blind_where_a_standardised_one_sees():
-    """The effect that 03_linear_probe is about: a class direction a thousand times smaller than the others."""
+    """What 03_linear_probe is about: a class direction a thousand times smaller than the others."""
     x, y = blobs(classes=2, spread=0.05)
     scale = torch.tensor([1e-3, 1e-3, 1, 1, 1, 1])
     x = {s: v * scale for s, v in x.items()}
@@ -158,7 +269,8 @@ def test_a_probe_is_a_function_of_its_seed():
 
 def test_knn_protocol_is_a_vote_of_twenty_by_cosine():
     x, y = blobs(spread=0.6)
-    found = ev._sklearn(x, y, "knn")
+    found = linear_accuracy(Features({"token": x}, y), "knn")
+    assert found["k"] == 20
     train, test = (F.normalize(x[s], dim=1) for s in ("train", "test"))
     votes = F.one_hot(y["train"])[(test @ train.T).topk(20).indices].sum(1)
     clear = votes.topk(2, dim=1).values.diff(dim=1)[:, 0] != 0  # ties may be cut either way
@@ -168,12 +280,71 @@ def test_knn_protocol_is_a_vote_of_twenty_by_cosine():
     )
 
 
+def test_fewer_images_than_neighbours_lower_k_and_say_so():
+    x, y = blobs(n=24)
+    found = linear_accuracy(Features({"token": x}, y), "knn")
+    assert found["k"] == 12
+    assert knn_purity(x["train"], y["train"], k=20) == knn_purity(x["train"], y["train"], k=11)
+
+
+def test_a_fit_that_did_not_converge_is_said_in_the_result_and_nowhere_else(monkeypatch, capfd):
+    x, y = blobs(spread=1.0)
+    filters = list(warnings.filters)
+    whole = logistic_regression(x, y)
+    assert whole["converged"] and whole["iterations"] > 2
+    monkeypatch.setattr(probes_module, "LBFGS_ITERATIONS", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        short = logistic_regression(x, y)
+    assert not short["converged"] and short["iterations"] == 2
+    assert capfd.readouterr().err == ""
+    assert warnings.filters == filters
+
+
+def test_any_function_of_images_is_an_encoder(run_and_data):
+    """Its features may have any names and widths; the order is the one of the splits."""
+    data = run_and_data[1]
+
+    def encoder(images):
+        return {"pixels": images.flatten(1), "mean": images.float().mean((1, 2, 3))[:, None]}
+
+    found = encode(encoder, data, batch_size=7)
+    held = validation_mask(data.train.labels)
+    assert torch.equal(found.x["pixels"]["train"], data.train.images[~held].flatten(1).float())
+    assert torch.equal(found.x["pixels"]["validation"], data.train.images[held].flatten(1).float())
+    assert found.x["mean"]["test"].shape == (len(data.test), 1)
+    assert torch.equal(found.y["test"], data.test.labels)
+    assert linear_accuracy(found, "lbfgs", "pixels")["test"] > 50
+    with pytest.raises(InputError, match="feature must be one of pixels, mean, got 'token'"):
+        linear_accuracy(found, "lbfgs")
+    with pytest.raises(InputError, match="protocol must be one of sgd, mae, lbfgs, knn"):
+        linear_accuracy(found, "online", "mean")
+
+
+def test_files_of_earlier_commits_are_left_alone(run_and_data):
+    run, data = run_and_data
+    old = run.folder / "probes" / "0123456789abcdef.json"
+    old.parent.mkdir()
+    text = json.dumps({"protocol": "'sgd'", "pool": "token", "epoch": None, "test": 99.0})
+    old.write_text(text)
+    (run.folder / "finetune").mkdir()
+    (run.folder / "finetune" / "fedcba.json").write_text(json.dumps({"fraction": 1, "seed": 0}))
+    assert table1.linear(run, "sgd", "token") is None
+    assert table1.finetuned(run) is None
+    found = evaluate(run, "sgd", data=data)
+    assert table1.linear(run, "sgd", "token") == found["test"] != 99
+    assert table1.linear(run, "sgd", "avg") is None
+    tuned = finetune(run.config, recipe_for("digits-vit-nano", epochs=1), data=data)
+    assert table1.finetuned(run) == tuned["best"]
+    assert old.read_text() == text
+
+
 def test_purity_and_silhouette_of_two_orthogonal_classes():
     x = torch.eye(2).repeat_interleave(10, 0)
     labels = torch.arange(2).repeat_interleave(10)
     assert knn_purity(x, labels, k=5) == 1
     assert silhouette_score(x.numpy(), labels.numpy(), metric="cosine") == pytest.approx(1)
-    # with all 19 others as neighbours, 9 are of the class; with labels that alternate, nearest ones are mixed alike
+    # with all 19 others as neighbours, 9 are of the class
     assert knn_purity(x, labels, k=19) == pytest.approx(9 / 19)
     assert silhouette_score(x.numpy(), np.arange(20) % 2, metric="cosine") < 0
 
@@ -187,35 +358,3 @@ def test_purity_against_loops_and_without_the_image_itself():
         nearest = sorted((j for j in range(40) if j != i), key=lambda j: -cosines[i, j])[:7]
         shares.append(sum(labels[j] == labels[i] for j in nearest).item() / 7)
     assert knn_purity(x, labels, k=7) == pytest.approx(sum(shares) / 40)
-
-
-def test_summary():
-    assert summary([50.0]) == "50.0 (n=1)"
-    assert summary([49.0, 51.0]) == "50.0 ± 1.4 (n=2)"
-
-
-def test_interval_is_students():
-    low, high = interval([1.0, 2.0, 3.0])
-    assert (low, high) == (
-        pytest.approx(2 - 4.302653 / math.sqrt(3)),
-        pytest.approx(2 + 4.302653 / math.sqrt(3)),
-    )
-    assert interval([5.0]) == (-math.inf, math.inf)
-
-
-@pytest.mark.parametrize(
-    "differences, above, says",
-    [
-        ([5.0], 0, "cannot tell"),
-        ([4.9, 5.0, 5.1], 0, "agrees"),
-        ([-5.1, -5.0, -4.9], 0, "does not agree"),
-        ([-1.0, 5.0, 6.0], 0, "cannot tell"),
-        ([-0.2, -0.25, -0.3], -0.5, "agrees"),
-        ([-0.2, -0.25, -0.3], 0, "does not agree"),
-        ([0.0, 0.0], 0, "cannot tell"),
-    ],
-)
-def test_a_verdict_needs_an_interval_on_one_side(differences, above, says, capsys):
-    assert verdict(differences, above) == says
-    assert judge("it helps", differences, above)["verdict"] == says
-    assert says in capsys.readouterr().out

@@ -31,7 +31,7 @@ def test_ranks_of_k_equally_used_directions_are_k(k):
 
 
 def test_ranks_of_unequally_used_directions():
-    """Directions used 3:1 -> entropy rank exp(H(3/4, 1/4)), participation ratio 1 / (9/16 + 1/16)."""
+    """Used 3:1 -> entropy rank exp(H(3/4, 1/4)), participation ratio 1 / (9/16 + 1/16)."""
     features = torch.cat([HADAMARD[1:2].expand(30, -1), HADAMARD[2:3].expand(10, -1)])
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_rank(features) == pytest.approx(math.exp(entropy), rel=1e-9)
