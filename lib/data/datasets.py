@@ -26,6 +26,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __reduce__(self) -> tuple:
+        """Sent to another process as arrays: joblib shares large ones instead of copying them."""
+        images = None if self.images is None else self.images.numpy()
+        return _split_of_arrays, (self.labels.numpy(), images, self.paths)
+
+
+def _split_of_arrays(labels: np.ndarray, images: np.ndarray | None, paths: list[Path]) -> Split:
+    return Split(
+        torch.from_numpy(labels), None if images is None else torch.from_numpy(images), paths
+    )
+
 
 @dataclass(frozen=True)
 class Normalization:

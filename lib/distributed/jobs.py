@@ -1,6 +1,39 @@
-"""Independent jobs (runs, probes, finetunings) in parallel processes of joblib."""
+"""Independent jobs (runs, probes, finetunings) in parallel processes, through joblib.
 
-from lib.errors import InputError
+    with progress(len(items), unit="probes") as bar:
+        results = run_jobs(evaluate_one, items, "auto", names=names, bar=bar)
+
+The processes are joblib's own (loky) on this machine. Inside `joblib.parallel_config("dask")` or
+another of joblib's backends they are that backend's, on other machines too (docs/cluster.md).
+"""
+
+import _thread
+import fcntl
+import os
+import signal
+import socket
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import BACKENDS, get_active_backend
+from tqdm import tqdm
+
+from lib.compute.device import cores, pick_device
+from lib.distributed.signals import ask_to_stop, signals
+from lib.errors import InputError, Interrupted, UMAEError
+
+LIBRARIES = 0.5 * 2**30  # bytes: torch and what it imports, in every process
+POLL = 0.2  # seconds between two looks of a job at whether it should stop
 
 
 def check_jobs(jobs: str | int) -> int | None:
@@ -11,3 +44,229 @@ def check_jobs(jobs: str | int) -> int | None:
     if isinstance(jobs, bool) or not text.isdecimal() or int(text) < 1:
         raise InputError(f"jobs must be auto or a number of processes from 1 on, got {jobs!r}")
     return int(text)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How jobs are computed: `at_once`, each with `threads` (None: as many as its process has)."""
+
+    at_once: int
+    threads: int | None = None
+    gpus: int = 0  # one for each job; 0: on the CPU
+    reduced: str = ""  # why there are fewer at once than was asked for
+
+
+def plan_jobs(jobs: str | int, number: int, memory: float = 0.0, device: str = "auto") -> Plan:
+    """How `number` jobs that need `memory` bytes each are computed on this machine.
+
+    "auto" is one job a core, or one a GPU. The threads of this process are divided among the jobs.
+    Jobs that do not fit into the free memory wait, and `reduced` says so. Free is what psutil
+    sees: the machine's memory, not the limit of a container.
+    """
+    wanted, number = check_jobs(jobs), max(1, number)
+    if not isinstance(get_active_backend()[0], BACKENDS["loky"]):
+        return Plan(min(wanted or effective_n_jobs(-1), number))
+    gpus = torch.cuda.device_count() if pick_device(device).type == "cuda" else 0
+    at_once = min(wanted or gpus or cores(), number)
+    if at_once == 1:
+        return Plan(1)
+    each, free = memory + LIBRARIES, psutil.virtual_memory().available
+    fitting = max(1, int(0.9 * free // each))
+    reduced = ""
+    if fitting < at_once:
+        reduced = (
+            f"jobs: {fitting} at once, not {at_once}: each needs about {each / 2**30:.1f} GiB, "
+            f"and {free / 2**30:.1f} GiB are free"
+        )
+        at_once = fitting
+    threads = min(torch.get_num_threads(), max(1, cores() // at_once))
+    return Plan(at_once, threads, min(gpus, at_once), reduced)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of job `index`: its value or its error."""
+
+    index: int
+    value: Any = None
+    error: Exception | None = None
+
+
+def run_jobs(
+    fn: Callable[..., Any],
+    items: Sequence[tuple],
+    jobs: str | int = "auto",
+    *,
+    names: Sequence[str],
+    memory: float = 0.0,
+    device: str = "auto",
+    bar: tqdm | None = None,
+    line: Callable[[int, Any], str] | None = None,
+    folder: Path | None = None,
+) -> list[Any]:
+    """fn(*item) for every item, `jobs` at once, in the order of `items`.
+
+    fn: a function of a module. A single job at once is computed in this process, with its threads.
+    names: one for each item, for messages. memory, device: see `plan_jobs`.
+    bar: moves by one with every job that ends; line(index, value): what is then printed, if any.
+    folder: one that all processes see, where another machine may compute; default: the machine's
+    folder for temporary files.
+
+    An error ends its job only. It is printed in one line when it comes, and the first one is
+    raised again, named, when the others are done. SIGINT and SIGTERM reach all jobs: a run saves
+    its state, other jobs are dropped, and Interrupted is raised when all have ended.
+    """
+    plan, say = plan_jobs(jobs, len(items), memory, device), bar.write if bar else print
+    if plan.reduced:
+        say(plan.reduced)
+    stream = _here(fn, items) if plan.at_once == 1 else _elsewhere(fn, items, plan, folder)
+    values: list[Any] = [None] * len(items)
+    failed: list[_Outcome] = []
+    for outcome in stream:
+        if bar is not None:
+            bar.update(1)
+        values[outcome.index] = outcome.value
+        if outcome.error:
+            failed.append(outcome)
+            say(f"{names[outcome.index]}: {str(outcome.error).splitlines()[-1]}")
+        elif line and (text := line(outcome.index, outcome.value)):
+            say(text)
+    if failed:
+        _raise_first(failed, names)
+    return values
+
+
+def _raise_first(failed: list[_Outcome], names: Sequence[str]) -> None:
+    first = min(failed, key=lambda outcome: outcome.index)
+    text = f"{names[first.index]}: {first.error}"
+    if len(failed) > 1:
+        text = f"{len(failed)} of {len(names)} failed; {text}"
+    kind = type(first.error) if isinstance(first.error, UMAEError) else RuntimeError
+    raise kind(text) from first.error
+
+
+def _here(fn: Callable[..., Any], items: Sequence[tuple]) -> Iterator[_Outcome]:
+    """One after another in this process, which handles its own interrupts."""
+    for index, args in enumerate(items):
+        outcome = _outcome(index, fn, args)
+        if isinstance(outcome.error, Interrupted):
+            raise outcome.error
+        yield outcome
+
+
+def _outcome(index: int, fn: Callable[..., Any], args: tuple) -> _Outcome:
+    try:
+        return _Outcome(index, fn(*args))
+    except Exception as error:
+        return _Outcome(index, error=error)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a job's process must know of the one that started it."""
+
+    folder: str  # where the two meet
+    variables: dict[str, str]  # of the environment: an older worker has older ones
+    plan: Plan
+    parent: int  # its process id, 0 if the job's process is not its child
+
+    @property
+    def stop(self) -> Path:
+        return Path(self.folder, "stop")
+
+    def left(self) -> bool:
+        """Whether the parent of this process is gone."""
+        return self.parent > 0 and os.getppid() != self.parent
+
+
+def _elsewhere(
+    fn: Callable[..., Any], items: Sequence[tuple], plan: Plan, folder: Path | None
+) -> Iterator[_Outcome]:
+    """In processes of joblib's active backend, in the order in which they end."""
+    variables = {k: v for k, v in os.environ.items() if k.startswith("UMAE_")}
+    parent = os.getpid() if plan.threads else 0
+    with tempfile.TemporaryDirectory(prefix=".jobs-", dir=folder) as meeting:
+        place = _Place(meeting, variables, plan, parent)
+        parallel = Parallel(
+            plan.at_once, batch_size=1, return_as="generator_unordered", mmap_mode="c"
+        )
+        calls = (delayed(_job)(place, index, fn, args) for index, args in enumerate(items))
+        with signals(place.stop.touch) as caught:
+            try:
+                yield from parallel(calls)
+            except BrokenProcessPool:
+                raise UMAEError(
+                    "a process was killed, often for want of memory; what had ended is kept: lower "
+                    "jobs and run the same again"
+                ) from None
+        if caught:
+            text = "stopped; runs that had begun are saved, the same command goes on from there"
+            raise Interrupted(text, caught[0])
+
+
+def _job(place: _Place, index: int, fn: Callable[..., Any], args: tuple) -> _Outcome:
+    """A job in a process of its own."""
+    os.environ.update(place.variables)
+    if place.plan.threads:
+        torch.set_num_threads(place.plan.threads)
+    try:
+        with _heeding(place), _own_gpu(place):
+            outcome = _outcome(index, fn, args)
+    except KeyboardInterrupt:
+        return _Outcome(index, error=Interrupted("stopped"))
+    if outcome.error and not isinstance(outcome.error, UMAEError):
+        text = "".join(traceback.format_exception(outcome.error)).rstrip()
+        return _Outcome(index, error=RuntimeError(text))  # what surely can be sent
+    return outcome
+
+
+@contextmanager
+def _heeding(place: _Place) -> Iterator[None]:
+    """The job ends when its parent wants it to, or when its parent is gone.
+
+    Ctrl-C in a terminal and a scheduler's SIGTERM reach the whole group of processes. Where they
+    are not caught (see `signals`) they are ignored: the parent decides.
+    """
+    told, ended = threading.Event(), threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        if told.is_set() and not ended.is_set():
+            raise KeyboardInterrupt
+
+    def watch() -> None:
+        while not ended.wait(POLL):
+            if place.left() or place.stop.exists():
+                if not ask_to_stop():
+                    told.set()
+                    _thread.interrupt_main()
+                return
+
+    if threading.current_thread() is threading.main_thread() and place.parent:
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if place.stop.exists():
+        raise KeyboardInterrupt
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        if place.left():  # nobody takes a result, and joblib's worker would wait for minutes
+            os._exit(1)
+
+
+@contextmanager
+def _own_gpu(place: _Place) -> Iterator[None]:
+    """A GPU that no other job of this call has is the one called "cuda"."""
+    for number in range(place.plan.gpus):
+        with open(Path(place.folder, f"gpu-{number}-{socket.gethostname()}"), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            with torch.cuda.device(number):
+                yield
+                return
+    yield

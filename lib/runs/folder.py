@@ -160,6 +160,23 @@ class Run:
             remove_leftovers(self.folder)
             yield
 
+    def is_busy(self) -> bool:
+        """Whether a process, on this machine or another that shares the folder, is training it.
+
+        The lock is the kernel's (flock): it is free as soon as its owner has ended, however. On
+        NFS (version 4, or 3 with lockd) it holds across machines; that of a machine that broke
+        down is free after the server's lease, 90 s by default. Mounted with nolock or
+        local_lock=flock, or Lustre with localflock, it holds on one machine only.
+        """
+        try:
+            with open(self.folder / "lock", "a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no folder yet, or one that cannot be locked: `lock` says so
+            return False
+        return False
+
     def _take(self, file: IO[str]) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,15 +1,24 @@
-"""Many runs: training what is missing."""
+"""Many runs: training what is missing, several at once, together with other processes."""
 
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
+from typing import Any
 
+from tqdm import tqdm
+
+from lib.compute.cost import estimate
 from lib.data import Dataset, load
 from lib.distributed import launch
-from lib.distributed.jobs import check_jobs
+from lib.distributed.jobs import check_jobs, run_jobs
+from lib.errors import InputError, RunBusy
 from lib.presets import Config
-from lib.runs.folder import Run, open_run
+from lib.runs.folder import Run, open_run, outputs
+from lib.runs.progress import progress
 from lib.train.loop import train
+
+POLL = 1.0  # seconds between two looks at the runs that other processes are training
 
 
 def train_all(
@@ -20,24 +29,118 @@ def train_all(
 ) -> list[Run]:
     """The run of every config, trained where it is missing; a line each instead of their progress.
 
-    A run is found by its config, so a killed sweep goes on where it stopped: finished runs are
-    found, the interrupted ones resume from their last checkpoint. What a run prints goes to
-    log.txt in its folder.
+    jobs: how many runs at once (`lib.distributed.jobs`): "auto" is one a core or GPU. The weights
+    are the same whatever `jobs` is, for the same number of threads; result.json holds that number.
+    processes: how many compute one run; then the runs are trained one after another.
+
+    A run is found by its config and its images, so a killed sweep goes on where it stopped:
+    finished runs are found, interrupted ones resume from their last checkpoint. Executions that
+    share an outputs folder, on one machine or several, share the sweep: a run that another process
+    is training is left to it until it has a result, or taken over when its owner has died. What a
+    run prints goes to log.txt in its folder.
+
+    An error ends its run only; it is raised when the others are done. Raises what `train` raises;
+    Interrupted once all runs that had begun are saved.
     """
-    check_jobs(jobs)
-    data = data or load(**configs[0].data_fields)
-    runs = []
-    for k, config in enumerate(configs, 1):
-        run, begun, text = open_run(config, data.fingerprint), time.monotonic(), "found"
-        if run.result is None:
-            text = "resumed" if (run.folder / "state.pt").is_file() else "trained"
-            if processes > 1:
-                launch.run(train, processes, config)
-            else:
-                run.folder.mkdir(parents=True, exist_ok=True)
-                with open(run.folder / "log.txt", "a", buffering=1) as log, redirect_stdout(log):
-                    train(config, data)
-            text += f" in {time.monotonic() - begun:.1f} s"
-        print(f"{k:>3}/{len(configs)}  {run.folder.name}: {text}", flush=True)
-        runs.append(run)
+    if processes > 1 and (check_jobs(jobs) or 1) > 1:
+        raise InputError(f"jobs {jobs} and processes {processes} were both given; give one of them")
+    data = data or load(**_shared_data_fields(configs))
+    runs = [open_run(config, data.fingerprint) for config in configs]
+    for k, run in enumerate(runs):
+        if run.result is not None:
+            print(_line(runs, k, "found"), flush=True)
+    missing = _missing(runs)
+    with progress(len(missing), show=bool(missing), unit="runs") as bar:
+        while missing:
+            _train_together(runs, missing, data, jobs if processes == 1 else 1, processes, bar)
+            missing = _wait(runs, _missing(runs), bar)
     return runs
+
+
+def _shared_data_fields(configs: Sequence[Config]) -> dict[str, Any]:
+    fields = configs[0].data_fields
+    for config in configs:
+        if differ := [k for k, v in config.data_fields.items() if v != fields[k]]:
+            raise InputError(
+                f"the runs of one train_all share their images, but differ in {differ[0]}; call it "
+                "once for each"
+            )
+    return fields
+
+
+def _missing(runs: Sequence[Run]) -> list[int]:
+    """The first index of every run that has no result; one run may be named several times."""
+    first = {run.folder: k for k, run in reversed([*enumerate(runs)])}
+    return [k for k in sorted(first.values()) if runs[k].result is None]
+
+
+def _line(runs: Sequence[Run], k: int, text: str) -> str:
+    return f"{k + 1:>3}/{len(runs)}  {runs[k].folder.name}: {text}"
+
+
+def _train_together(
+    runs: Sequence[Run],
+    missing: Sequence[int],
+    data: Dataset,
+    jobs: str | int,
+    processes: int,
+    bar: tqdm,
+) -> None:
+    """One attempt at every missing run, but for those that other processes are training."""
+
+    def line(job: int, text: str) -> str:
+        if not text:  # left to another process: not done yet
+            bar.update(-1)
+            return ""
+        return _line(runs, missing[job], text)
+
+    outputs().mkdir(parents=True, exist_ok=True)
+    run_jobs(
+        _train,
+        [(runs[k].config, data, processes) for k in missing],
+        jobs,
+        names=[runs[k].folder.name for k in missing],
+        memory=_memory([runs[k].config for k in missing], data) if len(missing) > 1 else 0.0,
+        device=runs[0].config.device,
+        bar=bar,
+        line=line,
+        folder=outputs(),
+    )
+
+
+def _memory(configs: Sequence[Config], data: Dataset) -> float:
+    """Bytes of the largest run; what does not change a run's memory is estimated once."""
+    same: dict[str, Any] = dict(seed=0, lam=0.0, epochs=1, warmup_epochs=0.0, base_lr=0.0)
+    different = {replace(config, **same) for config in configs}
+    return max(estimate(config, len(data.train)).memory for config in different)
+
+
+def _train(config: Config, data: Dataset, processes: int) -> str:
+    """Trains one run; says how in a few words, in none if another process is training it."""
+    run, begun = open_run(config, data.fingerprint), time.monotonic()
+    if run.result is not None:
+        return "trained by another process"
+    text = "resumed" if (run.folder / "state.pt").is_file() else "trained"
+    try:
+        if processes > 1:
+            launch.run(train, processes, config, data)
+        else:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            with open(run.folder / "log.txt", "a", buffering=1) as log, redirect_stdout(log):
+                train(config, data)
+    except RunBusy:
+        return ""
+    return f"{text} in {time.monotonic() - begun:.1f} s"
+
+
+def _wait(runs: Sequence[Run], others: list[int], bar: tqdm) -> list[int]:
+    """Waits until one of the runs that others train is done or left; returns what is missing."""
+    if others:
+        bar.write(f"waiting for {len(others)} runs that other processes are training")
+    while others and all(runs[k].result is None and runs[k].is_busy() for k in others):
+        time.sleep(POLL)
+    for k in others:
+        if runs[k].result is not None:
+            bar.update(1)
+            bar.write(_line(runs, k, "trained by another process"))
+    return _missing(runs)

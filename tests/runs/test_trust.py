@@ -27,7 +27,7 @@ for notebook in sorted((REPO / "notebooks").glob("*.ipynb")):
         "pass" if line.lstrip()[:1] in "%!" else line for line in code.split("\n")
     )
 
-RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 REACHES_OUT = {"urllib", "requests", "http", "httpx", "ftplib", "smtplib", "huggingface_hub"}
 
 
