@@ -181,12 +181,12 @@ def _say(line: str) -> None:
 def _check_counts(train: Split, names: Sequence[str]) -> None:
     """A part of every class is held out for validation: with a single image none is left."""
     counts = torch.bincount(train.labels, minlength=len(names)).tolist()
-    few = [name for name, n in zip(names, counts, strict=True) if n < 2]
+    few = [repr(name) for name, n in zip(names, counts, strict=True) if n < 2]
     if few:
-        others = f" and {len(few) - 1} other classes have" if len(few) > 1 else " has"
+        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
         raise InputError(
-            f"class {few[0]!r}{others} fewer than 2 training images; at least 2 are needed, for "
-            "one is held out for validation: add images, or choose other `classes`"
+            f"too few training images of {', '.join(few[:3])}{more}: every class needs at least 2, "
+            "for one is held out for validation; add images, or choose other `classes`"
         )
 
 

@@ -10,9 +10,8 @@ from lib.data.augmentation import augment, crop_boxes
 
 def batch(b=6, c=2, size=8, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (b, c, size, size), generator=g, dtype=torch.uint8), torch.rand(
-        b, 4, generator=g
-    )
+    images = torch.randint(0, 256, (b, c, size, size), generator=g, dtype=torch.uint8)
+    return images, torch.rand(b, 4, generator=g)
 
 
 def slow_flip(image):
@@ -35,7 +34,7 @@ def cubic(t, a=-0.75):
 
 
 def slow_resized_crop(image, flip, box):
-    """Bicubic sampling of the box (fractions left, top, width, height) at the size of the image, edges reflected."""
+    """Bicubic sampling of a box (fractions left, top, width, height), edges reflected."""
     size = image.shape[-1]
     left, top, width, height = box
 
@@ -106,21 +105,13 @@ def test_resized_crop_equals_one_pixel_at_a_time():
 
 
 def test_crop_boxes_lie_in_the_image_with_the_areas_and_ratios_of_mae():
-    left, top, width, height = crop_boxes(
-        torch.rand(5000, 4, generator=torch.Generator().manual_seed(0))
-    ).unbind(1)
-    assert (
-        (left >= 0).all()
-        and (top >= 0).all()
-        and (left + width <= 1 + 1e-6).all()
-        and (top + height <= 1 + 1e-6).all()
-    )
+    noise = torch.rand(5000, 4, generator=torch.Generator().manual_seed(0))
+    left, top, width, height = crop_boxes(noise).unbind(1)
+    assert left.min() >= 0 and (left + width).max() <= 1 + 1e-6
+    assert top.min() >= 0 and (top + height).max() <= 1 + 1e-6
     area, ratio = width * height, width / height
-    assert (
-        area.min() > 0.19
-        and area.max() <= 1 + 1e-6
-        and area.mean().item() == pytest.approx(0.58, abs=0.03)
-    )
+    assert area.min() > 0.19 and area.max() <= 1 + 1e-6
+    assert area.mean().item() == pytest.approx(0.58, abs=0.03)
     assert ratio.min() >= 3 / 4 - 1e-5 and ratio.max() <= 4 / 3 + 1e-5
 
 
@@ -129,7 +120,6 @@ def test_an_image_depends_on_its_own_noise_alone(kind):
     images, noise = batch()
     whole = augment(images, kind, noise)
     assert whole.dtype == torch.uint8 and whole.shape == images.shape
-    assert torch.equal(
-        whole, torch.cat([augment(images[i : i + 1], kind, noise[i : i + 1]) for i in range(6)])
-    )
+    single = [augment(images[i : i + 1], kind, noise[i : i + 1]) for i in range(6)]
+    assert torch.equal(whole, torch.cat(single))
     assert torch.equal(whole, augment(images, kind, noise))

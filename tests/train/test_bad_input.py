@@ -1,25 +1,19 @@
 """Bad input, one row each: the exact line that is printed, exit status 2, nothing trained, nothing written."""
 
-import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
 import signal
-import struct
-import zlib
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from support import cli, cli_args, few, folder_config, image_folder, small
-from support.idx_files import fashion_files, write_idx
+from support import cli, cli_args, few, image_folder, small
 from support.pickle_bomb import BOMB_MARK, PICKLE_BOMB, Bomb
 
 import lib.data
-import lib.train
+import lib.train.loop
 from lib.errors import InputError, Interrupted
 from lib.evaluate import evaluate
 from lib.notebook.parameters import read_parameters
@@ -42,7 +36,7 @@ def tree(folder) -> dict[str, bytes]:
 @pytest.fixture
 def refused(monkeypatch, capfd, outputs):
     """refused(argv) -> the line that `python -m lib.train` prints, having checked what must hold for all."""
-    monkeypatch.setattr(lib.train.Trainer, "train_epoch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(lib.train.loop.Trainer, "train_epoch", lambda *_: pytest.fail("trained"))
 
     def run(*argv: str) -> str:
         before = tree(outputs)
@@ -220,224 +214,11 @@ def test_the_command_as_a_user_types_it(outputs):
     assert not outputs.exists()
 
 
-# ---- data -----------------------------------------------------------------------------------------------------------
-
-
-def png_header(path, width, height):
-    """A PNG that claims a size and holds a few bytes: a decompression bomb."""
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"0"))
-        + chunk(b"IEND", b"")
-    )
+# ---- data: every other row is in tests/data ------------------------------------------------------
 
 
 def _cut(path, share=0.5):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-
-
-def _link(path, target):
-    path.unlink()
-    path.symlink_to(target)
-
-
-def _only(root, name):
-    for split in ("train", "val"):
-        for folder in (root / split).iterdir():
-            if folder.name != name:
-                shutil.rmtree(folder)
-
-
-def _save(image, path):
-    image.save(path)
-
-
-UNREADABLE = "cannot read the image {image} ({error}); replace or remove it"
-FOLDERS = [
-    (
-        "missing",
-        lambda r: shutil.rmtree(r),
-        "no folder {root}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test",
-    ),
-    (
-        "a file",
-        lambda r: (shutil.rmtree(r), r.write_text("x")),
-        "no folder {root}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test",
-    ),
-    (
-        "no train",
-        lambda r: shutil.rmtree(r / "train"),
-        "{root} needs the subfolders train and val (or test), one folder per class in each",
-    ),
-    (
-        "no val",
-        lambda r: shutil.rmtree(r / "val"),
-        "{root} needs the subfolders train and val (or test), one folder per class in each",
-    ),
-    (
-        "empty class",
-        lambda r: [p.unlink() for p in (r / "train" / "dog").iterdir()],
-        "class folder {root}/train/dog holds no image; add images or remove it",
-    ),
-    (
-        "empty class in val",
-        lambda r: [p.unlink() for p in (r / "val" / "cat").iterdir()],
-        "class folder {root}/val/cat holds no image; add images or remove it",
-    ),
-    (
-        "one class",
-        lambda r: _only(r, "cat"),
-        "{root}/train holds 1 class folders; expected at least 2",
-    ),
-    ("no class", lambda r: _only(r, ""), "{root}/train holds 0 class folders; expected at least 2"),
-    (
-        "class of val that train lacks",
-        lambda r: shutil.copytree(r / "val" / "dog", r / "val" / "emu"),
-        "class 'emu' is not in both train and val: train lacks it; both need the same classes",
-    ),
-    (
-        "class of train that val lacks",
-        lambda r: shutil.copytree(r / "train" / "dog", r / "train" / "emu"),
-        "class 'emu' is not in both train and val: val lacks it; both need the same classes",
-    ),
-    (
-        "class that is a symlink loop",
-        lambda r: (shutil.rmtree(r / "train" / "dog"), (r / "train" / "dog").symlink_to("dog")),
-        "{root}/train/dog is a link that leads nowhere; repair or remove it",
-    ),
-    (
-        "truncated JPEG",
-        lambda r: _cut(r / "train/cat/3.jpg"),
-        UNREADABLE.replace("{error}", "OSError"),
-    ),
-    (
-        "corrupt JPEG",
-        lambda r: (r / "train/cat/3.jpg").write_bytes(os.urandom(500)),
-        UNREADABLE.replace("{error}", "UnidentifiedImageError"),
-    ),
-    (
-        "text named .jpg",
-        lambda r: (r / "train/cat/3.jpg").write_text(
-            "not an image, but long enough to be one\n" * 20
-        ),
-        UNREADABLE.replace("{error}", "UnidentifiedImageError"),
-    ),
-    (
-        "empty file",
-        lambda r: (r / "train/cat/3.jpg").write_bytes(b""),
-        UNREADABLE.replace("{error}", "UnidentifiedImageError"),
-    ),
-    (
-        "folder named .jpg",
-        lambda r: ((r / "train/cat/3.jpg").unlink(), (r / "train/cat/3.jpg").mkdir()),
-        UNREADABLE.replace("{error}", "IsADirectoryError"),
-    ),
-    (
-        "symlink loop",
-        lambda r: _link(r / "train/cat/3.jpg", "3.jpg"),
-        UNREADABLE.replace("{error}", "OSError"),
-    ),
-    (
-        "dangling symlink",
-        lambda r: _link(r / "train/cat/3.jpg", "/nowhere"),
-        UNREADABLE.replace("{error}", "FileNotFoundError"),
-    ),
-    (
-        "bomb",
-        lambda r: png_header(r / "train/cat/3.jpg", 60_000, 60_000),
-        UNREADABLE.replace("{error}", "DecompressionBombError"),
-    ),
-    (
-        "large",
-        lambda r: png_header(r / "train/cat/3.jpg", 10_000, 10_000),
-        "{image} has 10000x10000 pixels, more than 89478485; shrink or remove it",
-    ),
-    (
-        "16 bits",
-        lambda r: Image.fromarray(np.zeros((9, 9), np.uint16)).save(r / "train/cat/3.jpg", "PNG"),
-        "{image} has I;16 pixels; expected 8 bits per channel: convert it to 8-bit RGB",
-    ),
-    (
-        "float pixels",
-        lambda r: Image.fromarray(np.zeros((9, 9), np.float32)).save(r / "train/cat/3.jpg", "TIFF"),
-        "{image} has F pixels; expected 8 bits per channel: convert it to 8-bit RGB",
-    ),
-]
-
-
-@pytest.mark.parametrize("stream", ["never", "always"])
-@pytest.mark.parametrize(
-    "damage,line", [row[1:] for row in FOLDERS], ids=[row[0] for row in FOLDERS]
-)
-def test_folders(refused, tmp_path, damage, line, stream):
-    root = image_folder(tmp_path / "images", suffix=".jpg", size=(64, 64))
-    damage(root)
-    args = cli_args(data=f"folder:{root}", batch_size=4, stream=stream, workers=0)
-    assert refused(*args) == line.format(root=root, image=root / "train/cat/3.jpg")
-
-
-@pytest.mark.parametrize("stream", ["never", "always"])
-def test_names_that_are_not_utf8(refused, tmp_path, stream, monkeypatch, outputs):
-    root = image_folder(tmp_path / "images")
-    odd = os.fsdecode(b"b\xff\n\x1b[31md")
-    for split in ("train", "val"):
-        os.rename(root / split / "cat", root / split / odd)
-        os.rename(root / split / odd / "3.png", root / split / odd / os.fsdecode(b"\xe9.png"))
-    data = lib.data.load(folder_config(root, stream=stream))
-    assert (
-        len(data.train) == 12
-        and "\\xff" in data.class_names[0]
-        and data.class_names[0].isprintable()
-    )
-    (root / "train" / odd / os.fsdecode(b"\xe9.png")).write_text("x")
-    line = refused(*cli_args(data=f"folder:{root}", batch_size=4, stream=stream, workers=0))
-    shown = r"b\xff\n\x1b[31md"
-    assert (
-        line
-        == f"cannot read the image {root}/train/{shown}/\\xe9.png (UnidentifiedImageError); replace or remove it"
-    )
-
-
-def test_an_image_that_breaks_while_it_streams_is_named_by_its_worker(tmp_path):
-    root = image_folder(tmp_path / "images", suffix=".jpg", size=(64, 64))
-    for workers in (0, 1):
-        config = folder_config(root, stream="always", workers=workers)
-        data = lib.data.load(config)
-        (root / "train/cat/3.jpg").write_text("gone")
-        with pytest.raises(InputError) as caught:
-            list(data.batches(data.train, [torch.arange(12)]))
-        assert str(caught.value) == UNREADABLE.format(
-            image=root / "train/cat/3.jpg", error="UnidentifiedImageError"
-        )
-        shutil.copy(root / "train/cat/2.jpg", root / "train/cat/3.jpg")
-
-
-ODD_BUT_FINE = {  # these are no errors: they are converted (test_data.py checks the pixels)
-    "CMYK": lambda image, path: image.convert("CMYK").save(path, "JPEG"),
-    "palette": lambda image, path: image.convert("P").save(path, "PNG"),
-    "alpha": lambda image, path: image.convert("RGBA").save(path, "PNG"),
-    "animated": lambda image, path: image.save(
-        path, "GIF", save_all=True, append_images=[image.rotate(90)]
-    ),
-    "grey": lambda image, path: image.convert("L").save(path, "JPEG"),
-}
-
-
-@pytest.mark.parametrize("kind", ODD_BUT_FINE)
-def test_odd_images_train(tmp_path, kind):
-    root = image_folder(tmp_path / "images", suffix=".jpg")
-    path = root / "train/cat/3.jpg"
-    image = Image.open(path).copy()
-    ODD_BUT_FINE[kind](image, path)
-    assert lib.train.train(folder_config(root, epochs=1)).result["steps"] == 3
 
 
 def _flip(path, at=0.5):
@@ -446,86 +227,21 @@ def _flip(path, at=0.5):
     path.write_bytes(bytes(content))
 
 
-IDX = [
-    (
-        "truncated",
-        lambda raw: _cut(raw / "train-images-idx3-ubyte.gz"),
-        "cannot read the IDX file {images} (EOFError); fetch it again",
-    ),
-    (
-        "no gzip",
-        lambda raw: (raw / "train-images-idx3-ubyte.gz").write_bytes(b"x" * 99),
-        "cannot read the IDX file {images} (BadGzipFile); fetch it again",
-    ),
-    (
-        "flipped byte",
-        lambda raw: _flip(raw / "train-images-idx3-ubyte.gz", 0.99),
-        "cannot read the IDX file {images} (BadGzipFile); fetch it again",
-    ),
-    (
-        "short header",
-        lambda raw: (raw / "train-images-idx3-ubyte.gz").write_bytes(
-            gzip.compress(b"\0\0\x08\x03abc")
-        ),
-        "cannot read the IDX file {images} (ValueError); fetch it again",
-    ),
-    (
-        "missing",
-        lambda raw: (raw / "t10k-labels-idx1-ubyte.gz").unlink(),
-        "cannot read the IDX file {raw}/t10k-labels-idx1-ubyte.gz (FileNotFoundError); fetch it again",
-    ),
-    (
-        "other number of labels",
-        lambda raw: write_idx(raw / "train-labels-idx1-ubyte.gz", np.zeros(7)),
-        "{raw} has 30 images but 7 labels in a split; fetch it again",
-    ),
-]
-
-
-@pytest.mark.parametrize("damage,line", [row[1:] for row in IDX], ids=[row[0] for row in IDX])
-def test_idx_files(refused, tmp_path, damage, line):
-    raw = fashion_files(tmp_path) / "FashionMNIST" / "raw"
-    damage(raw)
-    args = cli_args(
-        data="fashion_mnist", image_size=28, patch_size=4, data_dir=tmp_path, batch_size=8
+def test_a_folder_that_is_not_there(refused, tmp_path):
+    assert refused(*cli_args(data=f"folder:{tmp_path}/images")) == (
+        f"no folder {tmp_path}/images; data=folder:PATH needs PATH/train/<class>/* and PATH/val or "
+        "test"
     )
-    assert refused(*args) == line.format(raw=raw, images=raw / "train-images-idx3-ubyte.gz")
 
 
-def test_datasets_that_are_not_here(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(lib.data, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
-    fields = {"data_dir": tmp_path, "patch_size": 4}
-    assert refused(*cli_args(data="fashion_mnist", image_size=28, **fields)) == (
-        f"Fashion-MNIST is neither under {tmp_path}/FashionMNIST/raw nor {tmp_path}/debian; set download=True, or "
-        "apt-get install dataset-fashion-mnist"
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_an_image_that_cannot_be_read(refused, tmp_path, stream):
+    root = image_folder(tmp_path / "images", suffix=".jpg", size=(64, 64))
+    _cut(root / "train/cat/3.jpg")
+    args = cli_args(data=f"folder:{root}", batch_size=4, stream=stream, workers=0)
+    assert refused(*args) == (
+        f"cannot read the image {root}/train/cat/3.jpg (OSError); replace or remove it"
     )
-    line = (
-        f"CIFAR-10 is not under {tmp_path}; set download=True once, or data=folder:/path/to/cifar10"
-    )
-    assert refused(*cli_args(data="cifar10", image_size=32, **fields)) == line
-    (tmp_path / "cifar-10-batches-py").mkdir()
-    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"):
-        (tmp_path / "cifar-10-batches-py" / name).write_bytes(
-            PICKLE_BOMB
-        )  # refused by its digest, never unpickled
-    assert refused(*cli_args(data="cifar10", image_size=32, **fields)) == line
-    assert not BOMB_MARK.exists()
-
-
-def test_downloads_that_fail(refused, monkeypatch):
-    """Into a folder that nobody can write; no byte leaves the machine."""
-    for data, name, size in (("fashion_mnist", "Fashion-MNIST", 28), ("cifar10", "CIFAR-10", 32)):
-        line = refused(
-            *cli_args(
-                data=data, image_size=size, patch_size=4, data_dir="/proc/nowhere", download=True
-            )
-        )
-        assert line.startswith(
-            f"cannot download {name} to /proc/nowhere ([Errno 2] No such file or directory: '/proc/nowhere"
-        )
-        assert line.endswith(
-            "); check the network, or set data_dir to a folder that can be written"
-        )
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------------------
@@ -740,18 +456,11 @@ def test_out_of_memory(monkeypatch, capfd, error, detail):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(lib.train.Trainer, "train_epoch", fail)
+    monkeypatch.setattr(lib.train.loop.Trainer, "train_epoch", fail)
     with pytest.raises(SystemExit) as ended:
         main(cli_args())
     assert ended.value.code == 2
     assert capfd.readouterr().err.splitlines()[-1] == (
         f"error: out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower batch_size, or use "
         "bf16"
-    )
-
-
-def test_the_table_has_more_than_40_rows():
-    assert (
-        len(PARAMETERS) + len(API) + len(FOLDERS) + len(IDX) + len(CHECKPOINTS) + len(WEIGHTS)
-        >= 100
     )
