@@ -34,9 +34,8 @@ class Split:
 
 
 def _split_of_arrays(labels: np.ndarray, images: np.ndarray | None, paths: list[Path]) -> Split:
-    return Split(
-        torch.from_numpy(labels), None if images is None else torch.from_numpy(images), paths
-    )
+    pixels = None if images is None else torch.from_numpy(images)
+    return Split(torch.from_numpy(labels), pixels, paths)
 
 
 @dataclass(frozen=True)
