@@ -1,0 +1,292 @@
+"""Files in the layout of the MAE code and of the authors' release, made here from known weights."""
+
+import argparse
+import copy
+import pathlib
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from support.models import images_for, seeded
+from torch import nn
+
+from lib.errors import InputError
+from lib.evaluate.checkpoints import load_checkpoint
+from lib.masking import keep_all, patchify, random_masks
+from lib.models import MAE
+from lib.presets import resolve
+
+HEADS = dict(num_heads=2, decoder_heads=4)
+
+
+def config_of(**fields):
+    return resolve(
+        "cifar10-vit-micro",
+        **{"image_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2, "decoder_dim": 24,
+           "decoder_depth": 1, "decoder_heads": 4, **fields},
+    )  # fmt: skip
+
+
+def mae_names(model: MAE) -> dict[str, torch.Tensor]:
+    """The tensors of our MAE under the names of the MAE code."""
+    return {k.removeprefix("encoder."): v.clone() for k, v in model.state_dict().items()}
+
+
+def written(path, model, tensors=None, release=True, **more):
+    """The file that training code of that layout would have saved for `model`."""
+    tensors = mae_names(model) if tensors is None else tensors
+    if release:
+        width = model.encoder.embed_dim
+        for name, module in (("fc", nn.Linear(width, 10)), ("fc_norm", nn.LayerNorm(width))):
+            tensors |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
+    trained = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-3)
+    sum(p.sum() for p in trained.parameters() if p.requires_grad).backward()
+    optimizer.step()
+    scaler = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5,
+              "growth_interval": 2000, "_growth_tracker": 7}  # fmt: skip
+    args = argparse.Namespace(
+        model="mae_vit_base_patch16", mask_ratio=0.6, norm_pix_loss=True, batch_size=64,
+        output_dir="./out", distributed=True, gpu=0, betas=[0.9, 0.95], resume="",
+    )  # fmt: skip
+    saved = {"model": tensors, "optimizer": optimizer.state_dict(), "epoch": 199,
+             "scaler": scaler, "args": args, **more}  # fmt: skip
+    torch.save(saved, path)
+    return path
+
+
+@pytest.fixture
+def model():
+    return seeded(config_of())
+
+
+def their_forward(tensors, images, masks, heads, decoder_heads, patch):
+    """MAE's forward pass as its paper describes it, from a file's tensors: a slow reference.
+
+    The patches are embedded by the convolution, the decoder sees all tokens in image order.
+    """
+    f = torch.nn.functional
+
+    def linear(x, name):
+        return f.linear(x, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(x, name):
+        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        return f.layer_norm(x, (x.shape[-1],), weight, bias, eps=1e-6)
+
+    def block(x, name, count):
+        q, k, v = linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv").chunk(3, -1)
+        split = [t.unflatten(-1, (count, -1)).transpose(1, 2) for t in (q, k, v)]
+        scores = split[0] @ split[1].transpose(-1, -2) / split[0].shape[-1] ** 0.5
+        mixed = (scores.softmax(-1) @ split[2]).transpose(1, 2).flatten(2)
+        x = x + linear(mixed, f"{name}.attn.proj")
+        hidden = f.gelu(linear(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1"))
+        return x + linear(hidden, f"{name}.mlp.fc2")
+
+    weight, bias = tensors["patch_embed.proj.weight"], tensors["patch_embed.proj.bias"]
+    tokens = f.conv2d(images, weight, bias, stride=patch).flatten(2).transpose(1, 2)
+    tokens = tokens + tensors["pos_embed"][:, 1:]
+    visible = torch.stack([t[i] for t, i in zip(tokens, masks.ids_keep, strict=True)])
+    cls = tensors["cls_token"] + tensors["pos_embed"][:, :1]
+    x = torch.cat([cls.expand(len(images), -1, -1), visible], 1)
+    for i in range(sum(name.endswith("norm1.weight") for name in tensors if name[0] == "b")):
+        x = block(x, f"blocks.{i}", heads)
+    latent = norm(x, "norm")
+    x = linear(latent, "decoder_embed")
+    full = tensors["mask_token"].expand(len(images), tokens.shape[1], -1).clone()
+    for row, ids, values in zip(full, masks.ids_keep, x[:, 1:], strict=True):
+        row[ids] = values
+    x = torch.cat([x[:, :1], full], 1) + tensors["decoder_pos_embed"]
+    x = block(x, "decoder_blocks.0", decoder_heads)
+    return latent, linear(norm(x, "decoder_norm"), "decoder_pred")[:, 1:]
+
+
+@pytest.mark.parametrize("release", [True, False])
+def test_a_full_checkpoint_gives_the_latent_and_the_prediction_of_its_weights(
+    model, tmp_path, release
+):
+    path = written(tmp_path / "checkpoint-199.pth", model, release=release)
+    found = load_checkpoint(path, **HEADS)
+    images, masks = images_for(config_of()), random_masks(3, 16, 0.75)
+    with torch.no_grad():
+        latent, pred = found.model(images, masks)
+        expected = model(images, masks)
+        slow, everything = their_forward(mae_names(model), images, masks, 2, 4, 4)
+    assert torch.equal(latent, expected[0]) and torch.equal(pred, expected[1])
+    torch.testing.assert_close(latent, slow, rtol=1e-4, atol=1e-5)
+    removed = torch.stack([t[i] for t, i in zip(everything, masks.ids_remove, strict=True)])
+    torch.testing.assert_close(pred, removed, rtol=1e-4, atol=1e-5)
+    assert (found.config.mask_ratio, found.config.norm_pix_loss) == (0.6, True)
+    assert found.reads == ("token" if release else None)
+    assert "optimizer, scaler, epoch, args" in found.notes[0]
+    assert ("fc.weight" in found.notes[0]) == release
+
+
+def test_patches_are_flattened_by_row_column_and_channel():
+    """As the MAE code's prediction layer expects them: einsum "nchpwq->nhwpqc"."""
+    images = torch.randn(2, 3, 8, 8)
+    for i, patch in enumerate(patchify(images, 4)[1]):
+        top, left = 4 * (i // 2), 4 * (i % 2)
+        expected = [images[1, c, top + p, left + q] for p in range(4) for q in range(4)
+                    for c in range(3)]  # fmt: skip
+        assert torch.equal(patch, torch.stack(expected))
+
+
+def test_an_encoder_only_file_becomes_a_timm_model(model, tmp_path):
+    path = tmp_path / "mae_pretrain_vit_base.pth"
+    names = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
+    own = {k: v for k, v in mae_names(model).items() if k.split(".")[0] in names}
+    torch.save({"model": own}, path)
+    found = load_checkpoint(path, num_heads=2)
+    assert isinstance(found.model, timm.models.VisionTransformer) and found.notes == ()
+    images = images_for(config_of())
+    with torch.no_grad():
+        expected = model.encode(images, keep_all(3, 16))
+        torch.testing.assert_close(found.model.forward_features(images), expected)
+
+
+def test_the_heads_of_maes_models_are_known_by_their_width(tmp_path):
+    fields = dict(embed_dim=768, num_heads=12, decoder_dim=512, decoder_heads=16, depth=1)
+    model = seeded(config_of(**fields))
+    tensors = {k: v.half() for k, v in mae_names(model).items()}
+    torch.save({"model": tensors}, tmp_path / "half.pth")
+    found = load_checkpoint(tmp_path / "half.pth")
+    assert (found.config.num_heads, found.config.decoder_heads) == (12, 16)
+    assert found.model.state_dict()["mask_token"].dtype == torch.float32
+
+
+def test_layer_norms_have_the_eps_of_the_mae_code(model):
+    norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
+    assert len(norms) == 8 and {m.eps for m in norms} == {1e-6}
+
+
+def test_positions_are_interpolated_only_if_asked(model, tmp_path):
+    path = written(tmp_path / "c.pth", model)
+    with pytest.raises(InputError, match="positions of 16x16 pixels, image_size is 24"):
+        load_checkpoint(path, image_size=24, **HEADS)
+    with pytest.raises(InputError, match="no multiple of the patch size 4"):
+        load_checkpoint(path, image_size=18, interpolate=True, **HEADS)
+    found = load_checkpoint(path, image_size=24, interpolate=True, **HEADS)
+    images = torch.randn(2, 3, 24, 24)
+    latent, pred = found.model(images, random_masks(2, 36, 0.75))
+    assert latent.shape == (2, 10, 16) and pred.shape == (2, 27, 48)
+    own, grown = model.encoder.pos_embed, found.model.encoder.pos_embed
+    assert torch.equal(own[:, :1], grown[:, :1])
+    torch.testing.assert_close(own[:, 1:].mean(1), grown[:, 1:].mean(1), rtol=0, atol=0.05)
+    assert "positions interpolated to 24x24 pixels" in found.notes
+    same = load_checkpoint(path, image_size=16, **HEADS)
+    assert torch.equal(same.model.encoder.pos_embed, own)
+
+
+def test_other_positions_than_the_fixed_ones_are_kept_and_said(model, tmp_path):
+    tensors = mae_names(model)
+    swapped = tensors["pos_embed"][:, 1:].unflatten(1, (4, 4)).transpose(1, 2).flatten(1, 2)
+    tensors["pos_embed"][:, 1:] = swapped.clone()
+    found = load_checkpoint(written(tmp_path / "c.pth", model, tensors), **HEADS)
+    assert any("pos_embed is not MAE's fixed" in line for line in found.notes)
+    assert torch.equal(found.model.encoder.pos_embed, tensors["pos_embed"])
+
+
+def lacking(tensors):
+    del tensors["blocks.1.mlp.fc1.bias"]
+
+
+def exceeding(tensors):
+    tensors["blocks.1.extra"] = torch.zeros(3)
+
+
+def foreign(tensors):
+    tensors["teacher.weight"] = torch.zeros(3)
+
+
+def misshapen(tensors):
+    tensors["norm.weight"] = torch.zeros(3)
+
+
+def without_class_token(tensors):
+    tensors["pos_embed"] = tensors["pos_embed"][:, 1:]
+
+
+def two_grids(tensors):
+    tensors["decoder_pos_embed"] = tensors["decoder_pos_embed"][:, :10]
+
+
+def not_a_tensor(tensors):
+    tensors["norm.weight"] = [1.0]
+
+
+def no_patches(tensors):
+    del tensors["patch_embed.proj.weight"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lacking, r"encoder.blocks.1.mlp.fc1.bias is nothing, expected \(64,\)"),
+        (exceeding, r"encoder.blocks.1.extra is \(3,\), expected nothing"),
+        (foreign, r"teacher.weight is \(3,\), expected nothing"),
+        (misshapen, r"encoder.norm.weight is \(3,\), expected \(16,\)"),
+        (without_class_token, "pos_embed has 16 positions; expected a class token and a square"),
+        (two_grids, "encoder and decoder have positions of different images"),
+        (not_a_tensor, "'norm.weight' of its model is a list; expected a tensor"),
+        (no_patches, "lacks the tensor patch_embed.proj.weight"),
+    ],
+)
+def test_a_file_of_another_architecture_is_one_line(model, tmp_path, change, message):
+    tensors = mae_names(model)
+    change(tensors)
+    refused(written(tmp_path / "c.pth", model, tensors), message, **HEADS)
+
+
+def refused(path, message, **options):
+    with pytest.raises(InputError, match=message) as raised:
+        load_checkpoint(path, **options)
+    assert "\n" not in str(raised.value)
+
+
+class Ran(Exception):
+    pass
+
+
+class Runs:
+    """Would raise Ran while it is unpickled."""
+
+    def __reduce__(self):
+        return exec, ("raise __import__('support').Ran",)
+
+
+@pytest.mark.parametrize(
+    "foreign, message",
+    [
+        (Runs(), "holds exec, which could run code"),
+        (SimpleNamespace(a=1), "holds types.SimpleNamespace, which could run code"),
+        (pathlib.PurePosixPath("a"), "holds pathlib.*PurePosixPath, which could run code"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_foreign_class_in_the_pickle_is_refused_by_name(tmp_path, foreign, message, zipped):
+    path = tmp_path / "c.pth"
+    saved = {"model": {}, "args": argparse.Namespace(where=foreign)}
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+    refused(path, message)
+
+
+def test_what_is_no_checkpoint_is_one_line(model, tmp_path):
+    refused(tmp_path / "none.pth", "no checkpoint at")
+    (tmp_path / "text.pth").write_text("hello")
+    refused(tmp_path / "text.pth", "holds|cannot be read as a torch checkpoint")
+    torch.save({"state_dict": {}, "teacher": {}}, tmp_path / "other.pth")
+    refused(tmp_path / "other.pth", "has no 'model' .it has state_dict, teacher")
+    written(tmp_path / "more.pth", model, model_ema={})
+    refused(tmp_path / "more.pth", "holds 'model_ema' beside the model")
+    path = written(tmp_path / "c.pth", model)
+    refused(path, "num_heads of width 16 cannot be read from it; give num_heads")
+    refused(path, "decoder_heads of width 24 cannot be read", num_heads=2)
+    refused(path, "num_heads 3 does not divide the width 16", num_heads=3)
+
+
+def test_heads_of_a_decoder_that_is_not_there_are_refused(model, tmp_path):
+    own = {k: v for k, v in mae_names(model).items() if "decoder" not in k and k != "mask_token"}
+    torch.save({"model": own}, tmp_path / "e.pth")
+    refused(tmp_path / "e.pth", "decoder_heads was given, but", **HEADS)
