@@ -249,7 +249,7 @@ def _resize(
     if image_size < patch or image_size % patch:
         raise InputError(f"image_size {image_size} is no multiple of the patch size {patch}")
     new_size, old_size = [image_size // patch] * 2, [old // patch] * 2
-    resized = {
+    resized: dict[str, Tensor] = {
         name: resample_abs_pos_embed(tensors[name], new_size, old_size)
         for name in ("pos_embed", "decoder_pos_embed")
         if name in tensors

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import timm.optim
 import torch
 import torch.nn.functional as F
@@ -108,10 +107,10 @@ def whitening(x: Tensor) -> Tensor:
 
 def linear_probe(
     x: dict[str, Tensor], y: dict[str, Tensor], probe: Probe, seed: int = 0
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Trains one linear layer by cross entropy with a cosine schedule.
 
-    Returns the accuracy in percent on each split of SPLITS. x[split] (N, D), y[split] (N,).
+    Returns the classes (N,) that it predicts on each split. x[split] (N, D), y[split] (N,).
     """
     x = prepared(x, probe.prepare)
     inputs, labels = x["train"], y["train"]
@@ -133,7 +132,7 @@ def linear_probe(
             optimizer.step()
             optimizer.zero_grad()
     with torch.no_grad():
-        return {s: 100 * (head(x[s]).argmax(1) == y[s]).double().mean().item() for s in SPLITS}
+        return {s: head(x[s]).argmax(1) for s in SPLITS}
 
 
 def _schedule(probe: Probe, step: int, steps_per_epoch: int) -> float:
@@ -143,12 +142,14 @@ def _schedule(probe: Probe, step: int, steps_per_epoch: int) -> float:
     return (step + 1) / warmup if done < 0 else 0.5 + 0.5 * math.cos(math.pi * done)
 
 
-def logistic_regression(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, Any]:
+def logistic_regression(
+    x: dict[str, Tensor], y: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """scikit-learn's L-BFGS on standardised features.
 
-    Accuracy in percent on "validation" and "test"; "converged", and the number of "iterations".
-    A fit that did not converge is part of the result and no warning. Not for threads: the
-    warnings of Python belong to the whole process.
+    (predicted classes on "validation" and "test", {"converged", the number of "iterations"}). A
+    fit that did not converge is part of the result and no warning. Not for threads: the warnings
+    of Python belong to the whole process.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -163,15 +164,15 @@ def logistic_regression(x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str,
         if other not in stopped:
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
     found = {"converged": not stopped, "iterations": int(model.n_iter_.max())}
-    return {**_accuracies(model, x, y), **found}
+    return _predicted(model, x), found
 
 
 def nearest_neighbours(
     x: dict[str, Tensor], y: dict[str, Tensor], k: int = NEIGHBOURS
-) -> dict[str, Any]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A vote of the k nearest training images by cosine, of all of them where there are fewer.
 
-    Accuracy in percent on "validation" and "test", and the "k" that was used.
+    (predicted classes on "validation" and "test", {the "k" that was used}).
     """
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -179,28 +180,26 @@ def nearest_neighbours(
     # on unit vectors the nearest by distance are the nearest by cosine
     x, model = prepared(x, "normalised"), KNeighborsClassifier(k, algorithm="brute")
     model.fit(x["train"].numpy(), y["train"].numpy())
-    return {**_accuracies(model, x, y), "k": k}
+    return _predicted(model, x), {"k": k}
 
 
-def _accuracies(model: Any, x: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, float]:
-    return {
-        s: 100 * float(np.mean(model.predict(x[s].numpy()) == y[s].numpy())) for s in SPLITS[1:]
-    }
+def _predicted(model: Any, x: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {s: torch.from_numpy(model.predict(x[s].numpy())) for s in SPLITS[1:]}
 
 
-def linear_accuracy(
+def linear_predictions(
     features: Features, protocol: str | Probe, feature: str = "token", seed: int = 0
-) -> dict[str, Any]:
-    """Accuracy in percent of frozen features, of whatever encoder, under a protocol or a Probe.
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The classes (N,) by split that a protocol or a Probe predicts from frozen features.
 
-    Returns {"validation": .., "test": ..}; a trained layer adds "train", "lbfgs" adds "converged"
-    and "iterations", "knn" its "k". `feature` is one of the names in `features.x`. Raises
-    InputError for a name that is not there, and for "online", which is trained with its encoder.
+    With them what is known of the fit: "lbfgs" has "converged" and "iterations", "knn" its "k".
+    `feature` is one of the names in `features.x`. Raises InputError for a name that is not there,
+    and for "online", which is trained with its encoder.
     """
     check_choice("feature", feature, list(features.x))
     x, y = features.x[feature], features.y
     if isinstance(protocol, Probe):
-        return linear_probe(x, y, protocol, seed)
+        return linear_probe(x, y, protocol, seed), {}
     check_choice("protocol", protocol, FROZEN)
     if protocol == "lbfgs":
         return logistic_regression(x, y)
@@ -208,4 +207,21 @@ def linear_accuracy(
         return nearest_neighbours(x, y)
     probe = PROTOCOLS[protocol]
     assert probe is not None
-    return linear_probe(x, y, probe, seed)
+    return linear_probe(x, y, probe, seed), {}
+
+
+def accuracies(predicted: dict[str, Tensor], y: dict[str, Tensor]) -> dict[str, float]:
+    """Percent of the images of each split whose predicted class is their own."""
+    return {s: 100 * (p == y[s]).double().mean().item() for s, p in predicted.items()}
+
+
+def linear_accuracy(
+    features: Features, protocol: str | Probe, feature: str = "token", seed: int = 0
+) -> dict[str, Any]:
+    """Accuracy in percent of frozen features, of whatever encoder, under a protocol or a Probe.
+
+    Returns {"validation": .., "test": ..}; a trained layer adds "train". The rest of the result
+    and the errors are those of `linear_predictions`.
+    """
+    predicted, found = linear_predictions(features, protocol, feature, seed)
+    return {**accuracies(predicted, features.y), **found}

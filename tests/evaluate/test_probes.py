@@ -16,7 +16,7 @@ from lib.data import load, validation_mask
 from lib.errors import InputError
 from lib.evaluate import PROTOCOLS, Features, Probe, encode, evaluate, features, linear_accuracy
 from lib.evaluate.finetuning import finetune
-from lib.evaluate.probes import FROZEN, linear_probe, logistic_regression, prepared
+from lib.evaluate.probes import FROZEN, prepared
 from lib.evaluate.recipes import recipe_for
 from lib.evaluate.representation import knn_purity
 from lib.notebook import table1
@@ -46,6 +46,10 @@ def blobs(n=300, d=6, classes=3, spread=0.05, seed=0):
         "test": slice(3 * n // 4, n),
     }
     return {s: x[i] for s, i in parts.items()}, {s: y[i] for s, i in parts.items()}
+
+
+def accuracy(x, y, protocol, seed=0):
+    return linear_accuracy(Features({"token": x}, y), protocol, seed=seed)
 
 
 def test_features_are_timms_of_whole_images_in_order(run_and_data):
@@ -221,7 +225,7 @@ def test_plain_sgd_on_whitened_features_is_preconditioned_sgd():
 def test_weight_decay_shrinks_what_a_probe_learns():
     x, y = blobs(spread=0.7)
     free, decayed = (
-        linear_probe(x, y, Probe(20, 1.0, 32, weight_decay=w))["train"] for w in (0.0, 10.0)
+        accuracy(x, y, Probe(20, 1.0, 32, weight_decay=w))["train"] for w in (0.0, 10.0)
     )
     assert free > decayed
 
@@ -237,12 +241,12 @@ def test_whitening_drops_directions_that_are_not_used():
 def test_a_probe_separates_what_is_separable_and_not_noise(prepare, optimizer):
     x, y = blobs()
     probe = Probe(epochs=30, lr=10.0, batch_size=32, optimizer=optimizer, prepare=prepare)
-    assert linear_probe(x, y, probe) == {"train": 100.0, "validation": 100.0, "test": 100.0}
+    assert accuracy(x, y, probe) == {"train": 100.0, "validation": 100.0, "test": 100.0}
     noise = {
         s: torch.randn(v.shape, generator=torch.Generator().manual_seed(len(v)))
         for s, v in x.items()
     }
-    assert linear_probe(noise, y, probe)["test"] < 60  # chance is 33
+    assert accuracy(noise, y, probe)["test"] < 60  # chance is 33
 
 
 def test_a_short_plain_probe_is_blind_where_a_standardised_one_sees():
@@ -251,8 +255,7 @@ def test_a_short_plain_probe_is_blind_where_a_standardised_one_sees():
     scale = torch.tensor([1e-3, 1e-3, 1, 1, 1, 1])
     x = {s: v * scale for s, v in x.items()}
     plain, standard = (
-        linear_probe(x, y, Probe(10, 0.1, 32, prepare=how))["test"]
-        for how in ("raw", "standardised")
+        accuracy(x, y, Probe(10, 0.1, 32, prepare=how))["test"] for how in ("raw", "standardised")
     )
     assert standard == 100
     assert plain < 80
@@ -261,9 +264,9 @@ def test_a_short_plain_probe_is_blind_where_a_standardised_one_sees():
 def test_a_probe_is_a_function_of_its_seed():
     x, y = blobs(spread=0.7)
     probe = Probe(epochs=2, lr=0.1, batch_size=16)
-    assert linear_probe(x, y, probe, seed=1) == linear_probe(x, y, probe, seed=1)
+    assert accuracy(x, y, probe, seed=1) == accuracy(x, y, probe, seed=1)
     state = torch.random.get_rng_state()
-    linear_probe(x, y, probe)
+    accuracy(x, y, probe)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -290,12 +293,12 @@ def test_fewer_images_than_neighbours_lower_k_and_say_so():
 def test_a_fit_that_did_not_converge_is_said_in_the_result_and_nowhere_else(monkeypatch, capfd):
     x, y = blobs(spread=1.0)
     filters = list(warnings.filters)
-    whole = logistic_regression(x, y)
+    whole = accuracy(x, y, "lbfgs")
     assert whole["converged"] and whole["iterations"] > 2
     monkeypatch.setattr(probes_module, "LBFGS_ITERATIONS", 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        short = logistic_regression(x, y)
+        short = accuracy(x, y, "lbfgs")
     assert not short["converged"] and short["iterations"] == 2
     assert capfd.readouterr().err == ""
     assert warnings.filters == filters
