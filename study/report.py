@@ -1,0 +1,223 @@
+"""From the study's records to the generated blocks and the figure of docs/results.md.
+
+A block stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the text around it is written
+by hand and holds no number of the study. README.md has such a block too.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lib.presets import REPO
+from lib.runs.files import write_atomic, write_json
+from study.plan import OBJECTIVES, PRESETS
+
+RECORDS = REPO / "outputs" / "reference" / "study"
+PAGES = (REPO / "docs" / "results.md", REPO / "README.md")
+FEATURES = {"token": "class token", "avg": "mean token"}
+PROTOCOLS = ("online", "sgd", "knn", "mae", "lbfgs")
+Record = dict[str, Any]
+
+
+def read_records(folder: Path = RECORDS) -> list[Record]:
+    """Every committed record, by part."""
+    found: list[Record] = []
+    for path in sorted(folder.glob("*.json")):
+        found += json.loads(path.read_text())
+    return found
+
+
+def collect(source: Path, target: Path = RECORDS) -> None:
+    """The records of single runs in `source`, as one file a part in `target`."""
+    parts: dict[str, list[Record]] = {}
+    for path in sorted(source.glob("*.json")):
+        record = json.loads(path.read_text())
+        parts.setdefault(record["part"], []).append(_rounded(record))
+    for part, records in parts.items():
+        write_json(target / f"{part.replace(' ', '_')}.json", records)
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with six significant digits: accuracies and spectra need no more."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
+
+
+def by_seed(records: Sequence[Record], data: str, objective: str) -> dict[int, Record]:
+    """The 40-epoch records of one objective on one data set, by seed."""
+    return {
+        r["seed"]: r
+        for r in records
+        if (r["part"], r["data"], r["objective"]) == ("objectives", data, objective)
+    }
+
+
+def accuracy(record: Record, protocol: str, feature: str) -> float:
+    return record["accuracy"][protocol][feature]["test"]
+
+
+def differences(
+    records: Sequence[Record], data: str, objective: str, protocol: str, feature: str
+) -> list[float]:
+    """Test accuracy of `objective` minus MAE's, in points, for every seed that both have."""
+    base, other = (by_seed(records, data, name) for name in ("MAE", objective))
+    return [
+        accuracy(other[seed], protocol, feature) - accuracy(base[seed], protocol, feature)
+        for seed in sorted(base.keys() & other.keys())
+    ]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, or the value alone."""
+    if len(values) < 2:
+        return f"{np.mean(values):.1f}"
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def verdict(values: Sequence[float]) -> str:
+    low, high = interval(values)
+    if low > 0:
+        return "higher"
+    return "lower" if high < 0 else "cannot tell"
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several two-sided tests reject under Holm's correction (Holm 1979)."""
+    order = np.argsort(p_values)
+    rejected = [False] * len(p_values)
+    for rank, k in enumerate(order):
+        if p_values[k] > level / (len(p_values) - rank):
+            break
+        rejected[k] = True
+    return rejected
+
+
+def gains(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Every gain over MAE that the page judges, with its verdict and Holm's over all of them."""
+    rows = []
+    for data in PRESETS:
+        for objective in list(OBJECTIVES)[1:]:
+            for protocol in PROTOCOLS:
+                for feature in FEATURES:
+                    found = differences(records, data, objective, protocol, feature)
+                    if found:
+                        key = {"data": data, "objective": objective, "protocol": protocol}
+                        rows.append({**key, "feature": feature, "differences": found})
+    tested = [row for row in rows if len(row["differences"]) > 1]
+    p_values = [float(stats.ttest_1samp(row["differences"], 0).pvalue) for row in tested]
+    for row, p, kept in zip(tested, p_values, holm(p_values), strict=True):
+        row |= {"p": p, "holm": verdict(row["differences"]) if kept else "cannot tell"}
+    return rows
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(header), ["---"] * len(header), *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def objectives_block(records: Sequence[Record]) -> str:
+    """One table a data set: accuracies of the three objectives, and the gains over MAE."""
+    parts = []
+    rows_of_gains = gains(records)
+    for data in PRESETS:
+        base = by_seed(records, data, "MAE")
+        if not base:
+            continue
+        seeds = ", ".join(map(str, sorted(base)))
+        parts.append(f"**{data}**, 40 epochs, seeds {seeds}, test accuracy in percent:\n")
+        rows = [_row(records, rows_of_gains, data, p, f) for p in PROTOCOLS for f in FEATURES]
+        header = ["protocol", "feature", *OBJECTIVES]
+        header += [f"gain of {name} [95 %], verdict" for name in list(OBJECTIVES)[1:]]
+        parts.append(table(header, rows) + "\n")
+    return "\n".join(parts)
+
+
+def _row(
+    records: Sequence[Record], rows_of_gains: list[dict[str, Any]], data: str, p: str, f: str
+) -> list[str]:
+    cells = [f"`{p}`", FEATURES[f]]
+    for name in OBJECTIVES:
+        values = [accuracy(r, p, f) for r in by_seed(records, data, name).values()]
+        cells.append(spread(values) if values else "-")
+    for name in list(OBJECTIVES)[1:]:
+        wanted = {"data": data, "objective": name, "protocol": p, "feature": f}
+        row = next((g for g in rows_of_gains if wanted.items() <= g.items()), None)
+        cells.append(gain_text(row) if row else "-")
+    return cells
+
+
+def gain_text(row: dict[str, Any]) -> str:
+    values = row["differences"]
+    if len(values) < 2:
+        return f"{np.mean(values):+.1f} (n=1)"
+    low, high = interval(values)
+    says = verdict(values)
+    if says != "cannot tell":
+        says = f"**{says}**" if row["holm"] == says else f"{says} (not after Holm)"
+    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}], {says}"
+
+
+def representation_block(records: Sequence[Record]) -> str:
+    """How the features use their dimensions: condition number and effective rank."""
+    rows = []
+    for data in PRESETS:
+        for objective in OBJECTIVES:
+            found = by_seed(records, data, objective).values()
+            for feature in FEATURES if found else ():
+                own = [r["representation"][feature] for r in found]
+                condition = sorted(r["condition_number"] for r in own)
+                ranks = spread([r["effective_rank"] for r in own])
+                condition_text = f"{condition[0]:,.0f} to {condition[-1]:,.0f}"
+                rows.append([data, objective, FEATURES[feature], condition_text, ranks])
+    header = ["data", "objective", "feature", "condition number", "effective rank of 96"]
+    return table(header, rows)
+
+
+def origin_block(records: Sequence[Record]) -> str:
+    """Commits, machines, n and hours of the records."""
+    commits = sorted({r["origin"]["commit"] for r in records})
+    machines = sorted({str(r["origin"]["device"]) for r in records})
+    return (
+        f"{len(records)} runs; trained at commit {', '.join(commits)}; machine: "
+        f"{', '.join(machines)}, one thread a run, bf16."
+    )
+
+
+BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "study objectives": objectives_block,
+    "study representation": representation_block,
+    "study origin": origin_block,
+}
+
+
+def filled(page: str, records: Sequence[Record]) -> str:
+    """The page with every generated block made anew from the records."""
+    for name, make in BLOCKS.items():
+        pattern = rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
+        if re.search(pattern, page, re.DOTALL):
+            text = make(records)
+            page = re.sub(
+                pattern, lambda m, text=text: m[1] + text + "\n" + m[2], page, flags=re.DOTALL
+            )
+    return page
+
+
+def write_pages(records: Sequence[Record]) -> None:
+    for path in PAGES:
+        write_atomic(path, filled(path.read_text(), records).encode())
