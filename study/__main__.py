@@ -2,8 +2,9 @@
 
 Runs go in the order of study/plan.py. Several of these processes, on one machine or on many with a
 shared $UMAE_OUTPUTS, share the work: a run that another one is training is left to it. A process
-that was stopped goes on from its last checkpoint. `--report` writes docs/results.md from the
-records instead.
+that was stopped goes on from its last checkpoint. `--report` trains nothing: it copies the records
+of this machine, if there are any, to outputs/reference/study, and writes the tables of
+docs/results.md and README.md from them.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from lib.runs.files import read_json
 from lib.train import train
 from study.measure import measure
 from study.plan import PRESETS, Planned, plan
+from study.report import collect, read_records, write_pages
 
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +29,7 @@ def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--data", action="append", default=[], metavar="NAME=PATH", help=f"of {', '.join(PRESETS)}"
     )
     parser.add_argument("--part", action="append", help="only these parts of the plan")
+    parser.add_argument("--report", action="store_true", help="write the tables, train nothing")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
     return parser.parse_args(argv)
 
@@ -69,6 +72,10 @@ def finish(planned: Planned, config: Config, data: Dataset) -> bool:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = read_arguments(argv)
+    if arguments.report:
+        collect(outputs() / "study")
+        write_pages(read_records())
+        return
     paths = data_paths(arguments.data)
     loaded: dict[str, Dataset] = {}
     left = [p for p in plan() if not arguments.part or p.part in arguments.part]

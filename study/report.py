@@ -189,6 +189,97 @@ def representation_block(records: Sequence[Record]) -> str:
     return table(header, rows)
 
 
+SUMMARY = {"plain": "sgd", "20 nearest neighbours": "knn", "batch-normed": "mae"}
+
+
+def summary_block(records: Sequence[Record]) -> str:
+    """The small table of README.md: three readings of the class token."""
+    rows = []
+    rows_of_gains = gains(records)
+    for data in PRESETS:
+        base, other = (by_seed(records, data, name) for name in ("MAE", "U-MAE"))
+        for reading, protocol in SUMMARY.items() if base and other else ():
+            wanted = {"data": data, "objective": "U-MAE", "protocol": protocol, "feature": "token"}
+            row = next(g for g in rows_of_gains if wanted.items() <= g.items())
+            values = [
+                spread([accuracy(r, protocol, "token") for r in own.values()])
+                for own in (base, other)
+            ]
+            n = str(len(row["differences"]))
+            rows.append([data, reading, *values, gain_text(row), n])
+    header = ["data", "probe", "MAE", "U-MAE", "gain [95 % interval]", "n"]
+    return table(header, rows) + "\n\n" + origin_block(records)
+
+
+# Claims that a notebook judged on CIFAR-10 after 5 epochs: file, section of the paper, command.
+EARLIER = {
+    "03_linear_probe": "Table 1, linear",
+    "04_finetune": "Table 1, finetuning",
+    "05_tsne": "Figure 4",
+    "06_lambda_ablation": "Figure 5 (a)",
+    "07_training_curve": "Figure 5 (b)",
+    "08_mask_ratio": "Section 3.2, ratio 0",
+}
+FIVE_EPOCHS = "-p preset cifar10-vit-micro -p data folder:/path/to/cifar10 -p epochs 5"
+
+
+def read_earlier(folder: Path = RECORDS.parent) -> list[dict[str, Any]]:
+    """The claims of the notebooks' JSON files, each with its differences by seed."""
+    rows = []
+    for name, place in EARLIER.items():
+        found = json.loads((folder / f"{name}_cifar10.json").read_text())
+        for claim in _claims_of(found):
+            rows.append({"place": place, "notebook": name, "commit": found["commit"], **claim})
+    p_values = [_p_value(row) for row in rows]
+    for row, kept in zip(rows, holm(p_values), strict=True):
+        row["holm"] = kept
+    return rows
+
+
+def _claims_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    if "table" in found:
+        return [
+            {
+                "claim": f"U-MAE minus MAE, `{r['protocol']}`, {FEATURES[r['pool']]}: above 0",
+                "differences": r["gain"],
+                "above": 0.0,
+            }
+            for r in found["table"]
+        ]
+    claims = []
+    for claim in found["claims"]:
+        if "differences" in claim:
+            text = claim.get("claim") or (
+                f"U-MAE minus MAE, `{claim['protocol']}`, after epoch {claim['epoch']}: above 0"
+            )
+            values = {"differences": claim["differences"], "above": claim.get("above", 0.0)}
+            claims.append({"claim": " ".join(text.split()), **values})
+    return claims
+
+
+def _p_value(row: dict[str, Any]) -> float:
+    return float(stats.ttest_1samp(row["differences"], row["above"]).pvalue)
+
+
+def earlier_block(_: Sequence[Record]) -> str:
+    """The claims after 5 epochs on CIFAR-10, with intervals, verdicts, and Holm's correction."""
+    rows = []
+    for row in read_earlier():
+        low, high = interval(row["differences"])
+        says = "cannot tell"
+        if low > row["above"]:
+            says = "agrees"
+        elif high < row["above"]:
+            says = "does not agree"
+        corrected = says if row["holm"] else "cannot tell"
+        number = f"{np.mean(row['differences']):+.1f} [{low:+.1f}, {high:+.1f}]"
+        n = str(len(row["differences"]))
+        notebook = f"`{row['notebook']}`"
+        rows.append([row["place"], row["claim"], number, n, says, corrected, notebook])
+    header = ["in the paper", "claim", "points [95 %]", "n", "verdict", "after Holm", "notebook"]
+    return table(header, rows)
+
+
 def origin_block(records: Sequence[Record]) -> str:
     """Commits, machines, n and hours of the records."""
     commits = sorted({r["origin"]["commit"] for r in records})
@@ -200,6 +291,8 @@ def origin_block(records: Sequence[Record]) -> str:
 
 
 BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "study summary": summary_block,
+    "earlier claims": earlier_block,
     "study objectives": objectives_block,
     "study representation": representation_block,
     "study origin": origin_block,

@@ -1,0 +1,99 @@
+"""The page of results is what the committed records say; the statistics behind it."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from study import report
+from study.plan import OBJECTIVES, plan
+
+
+def record(objective: str, seed: int, accuracy: float) -> dict:
+    cell = {"token": {"test": accuracy}, "avg": {"test": accuracy}}
+    feature = {"condition_number": 10.0, "effective_rank": 5.0}
+    return {
+        "part": "objectives",
+        "data": "cifar10",
+        "objective": objective,
+        "seed": seed,
+        "accuracy": {protocol: cell for protocol in report.PROTOCOLS},
+        "representation": {"token": feature, "avg": feature},
+        "origin": {"commit": "abc", "device": "a machine"},
+    }
+
+
+@pytest.fixture
+def records() -> list[dict]:
+    pairs = {0: (20.0, 31.0), 1: (21.0, 33.0), 2: (19.0, 29.5)}
+    found = []
+    for seed, (mae, umae) in pairs.items():
+        found += [record("MAE", seed, mae), record("U-MAE", seed, umae)]
+    return [*found, record("MAE", 3, 50.0)]  # a seed without its pair
+
+
+def test_the_pages_hold_what_the_records_say():
+    records = report.read_records()
+    for path in report.PAGES:
+        assert path.read_text() == report.filled(path.read_text(), records), (
+            f"{path.name} differs from outputs/reference: run python -m study --report"
+        )
+
+
+def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
+    found = report.differences(records, "cifar10", "U-MAE", "sgd", "token")
+    assert found == [11.0, 12.0, 10.5]
+    low, high = report.interval(found)
+    mean, se = np.mean(found), np.std(found, ddof=1) / 3**0.5
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, mean, se))
+
+
+@pytest.mark.parametrize(
+    "values,says",
+    [([1.0, 1.1, 0.9], "higher"), ([-1.0, -1.1, -0.9], "lower"), ([-1.0, 2.0], "cannot tell")],
+)
+def test_a_verdict_needs_an_interval_without_zero(values, says):
+    assert report.verdict(values) == says
+    assert report.verdict(values[:1]) == "cannot tell"
+
+
+def test_holm_rejects_while_the_smallest_p_values_pass_their_level():
+    assert report.holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert report.holm([0.001, 0.9, 0.02]) == [True, False, True]
+    assert report.holm([0.03, 0.03]) == [False, False]
+
+
+def test_the_tables_name_the_seeds_the_spread_and_the_verdict(records):
+    text = report.objectives_block(records)
+    assert "seeds 0, 1, 2, 3" in text
+    assert "| `sgd` | class token | 27.5 ± 15.0 | 31.2 ± 1.8 | - | +11.2" in text
+    assert "**higher**" in text
+
+
+def test_a_block_is_replaced_and_the_text_around_it_kept(records):
+    page = "before\n<!-- begin study origin -->\nold\n<!-- end study origin -->\nafter\n"
+    once = report.filled(page, records)
+    assert "old" not in once and once.startswith("before\n") and once.endswith("after\n")
+    assert report.filled(once, records) == once
+
+
+def test_records_of_single_runs_are_collected_by_part(tmp_path):
+    (tmp_path / "runs").mkdir()
+    for seed in (0, 1):
+        one = {"part": "mask ratio", "seed": seed, "x": 1 / 3, "n": 2, "s": "a"}
+        (tmp_path / "runs" / f"{seed}.json").write_text(json.dumps(one))
+    report.collect(tmp_path / "runs", tmp_path / "committed")
+    found = report.read_records(tmp_path / "committed")
+    assert [r["x"] for r in found] == [0.333333, 0.333333] and found[0]["n"] == 2
+
+
+def test_the_plan_names_every_run_once_and_pairs_every_seed():
+    keys = [(p.part, p.data, p.seed, *sorted(p.fields.items())) for p in plan()]
+    assert len(keys) == len(set(keys))
+    twins: dict = {}
+    for p in plan():
+        if p.part == "objectives":
+            twins.setdefault((p.data, p.seed), set()).add(p.objective)
+    assert len(twins) == 10
+    assert all(names == set(OBJECTIVES) for names in twins.values())
