@@ -115,9 +115,10 @@ def linear_probe(
     x = prepared(x, probe.prepare)
     inputs, labels = x["train"], y["train"]
     steps = max(1, len(inputs) // probe.batch_size)
+    classes = int(labels.max()) + 1
     # skip_init takes no numbers of the global generator
-    head = nn.utils.skip_init(nn.Linear, inputs.shape[1], int(labels.max()) + 1)
-    nn.init.normal_(head.weight, std=0.01, generator=generator(seed, "probe"))
+    head = nn.utils.skip_init(nn.Linear, inputs.shape[1], classes)
+    head.weight.data = first_weights(inputs.shape[1], classes, seed)
     nn.init.zeros_(head.bias)
     peak = probe.lr * probe.batch_size / 256
     optimizer = timm.optim.create_optimizer_v2(
@@ -127,7 +128,7 @@ def linear_probe(
         order = torch.randperm(len(inputs), generator=generator(seed, "probe order", epoch))
         for k, ids in enumerate(order[: steps * probe.batch_size].chunk(steps)):
             for group in optimizer.param_groups:
-                group["lr"] = peak * _schedule(probe, epoch * steps + k, steps)
+                group["lr"] = peak * schedule(probe, epoch * steps + k, steps)
             F.cross_entropy(head(inputs[ids]), labels[ids]).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -135,7 +136,14 @@ def linear_probe(
         return {s: head(x[s]).argmax(1) for s in SPLITS}
 
 
-def _schedule(probe: Probe, step: int, steps_per_epoch: int) -> float:
+def first_weights(width: int, classes: int, seed: int) -> Tensor:
+    """The weights (classes, width) with which a probe starts."""
+    return nn.init.normal_(
+        torch.empty(classes, width), std=0.01, generator=generator(seed, "probe")
+    )
+
+
+def schedule(probe: Probe, step: int, steps_per_epoch: int) -> float:
     """The share of the peak rate at a step: linear warm-up, then half a cosine."""
     warmup = probe.warmup_epochs * steps_per_epoch
     done = (step - warmup) / (probe.epochs * steps_per_epoch - warmup)
