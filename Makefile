@@ -1,53 +1,51 @@
 # `make demo`, `make test`: each sets up .venv once, from pyproject.toml and constraints.txt.
 PYTHON ?= python3
+CPU ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 OUT := $(or $(UMAE_OUTPUTS),outputs)
+PAPERMILL := $(BIN)/papermill --no-progress-bar
 
-.PHONY: demo test lint torture bench lab clean help
-help:
-	@echo "make demo      pretrain MAE and U-MAE on real images, look, probe; a few minutes on two cores"
-	@echo "make test      the test suite"
-	@echo "make lint      formatters, linters and the type checker"
-	@echo "make torture   kills runs at random moments and resumes them; long"
-	@echo "make bench     measures speed against a plain reference on this machine"
-	@echo "make lab       JupyterLab in notebooks/"
-	@echo "make clean     removes .venv and caches, never outputs/"
+.DEFAULT_GOAL := help
+.PHONY: help demo lab test lint bench torture clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
+	@echo "CPU=1 after the target installs PyTorch without CUDA, PYTHON=python3.12 takes another Python."
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@$(PYTHON) scripts/set_up.py --cpu $(CPU)
 
-demo: $(READY)
+demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few minutes on two cores
 	mkdir -p $(OUT)/demo
-	$(BIN)/papermill --no-progress-bar notebooks/01_masking.ipynb $(OUT)/demo/01_masking.ipynb
-	$(BIN)/papermill --no-progress-bar --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_mae.ipynb -p lam 0
-	$(BIN)/papermill --no-progress-bar --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_umae.ipynb -p lam 0.001
-	$(BIN)/papermill --no-progress-bar notebooks/03_linear_probe.ipynb $(OUT)/demo/03_linear_probe.ipynb
+	$(PAPERMILL) notebooks/01_masking.ipynb $(OUT)/demo/01_masking.ipynb
+	$(PAPERMILL) --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_mae.ipynb -p lam 0
+	$(PAPERMILL) --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_umae.ipynb \
+	    -p lam 0.001
+	$(PAPERMILL) notebooks/03_linear_probe.ipynb $(OUT)/demo/03_linear_probe.ipynb
 	@echo && cat "$$(ls -t $(OUT)/03_linear_probe/*/table.txt | head -n 1)"
 	@echo && echo "The notebooks as they ran, with their pictures: $(OUT)/demo/"
 	@echo "Figures and numbers: $(OUT)/01_masking/  $(OUT)/02_pretrain/  $(OUT)/03_linear_probe/"
 	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
 
-test: $(READY)
-	$(BIN)/python -m pytest
+lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
+	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=.
 
-lint: $(READY)
+test: $(READY)  ## the test suite, on two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(READY)  ## linters, formatters, the contracts of imports, the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
-torture: $(READY)
+bench: $(READY)  ## speed against a plain reference on this machine
+	$(BIN)/python -m benchmarks
+
+torture: $(READY)  ## kills runs at random moments and resumes them; long
 	$(BIN)/python -m pytest -m torture -s
 
-bench: $(READY)
-	$(BIN)/python -m lib.bench
-
-lab: $(READY)
-	$(BIN)/jupyter lab notebooks
-
-clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info lib/__pycache__ tests/__pycache__
+clean:  ## removes .venv and caches, never outputs/
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
+	find lib benchmarks study tests -name __pycache__ -prune -exec rm -rf {} +

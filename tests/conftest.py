@@ -10,9 +10,15 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # a shell's background job inherits "ignore"
+# A shell's background job inherits "ignore".
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Kernels of parallel workers race for ports: all tests of notebooks go to one worker."""
+    for item in items:
+        if "tests/notebook/" in item.path.as_posix():
+            item.add_marker(pytest.mark.xdist_group("notebooks"))
 
 
 @pytest.fixture(autouse=True)
