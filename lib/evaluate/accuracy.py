@@ -16,7 +16,12 @@ PROBES_VERSION = 1  # of lib.evaluate.probes: raise it when the same inputs give
 
 
 def settings_of(protocol: str | Probe, pool: str, epoch: int | None, seed: int) -> dict[str, Any]:
-    """What a person asks for, as the kept file names it; a protocol with all its numbers."""
+    """What a person asks for, as the kept file names it; a protocol with all its numbers.
+
+    Raises InputError for an unknown protocol.
+    """
+    if isinstance(protocol, str):
+        check_choice("protocol", protocol, list(PROTOCOLS))
     probe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
     return {
         "protocol": protocol if isinstance(protocol, str) else "probe",
@@ -52,8 +57,7 @@ def evaluate(
     Raises InputError for an unknown protocol or pool, for images that are not the run's, and for
     "online" at an epoch where it was not measured.
     """
-    if isinstance(protocol, str):
-        check_choice("protocol", protocol, list(PROTOCOLS))
+    settings = settings_of(protocol, pool, epoch, seed)
     check_choice("pool", pool, POOLS)
     if protocol == "online":
         return _online(run, pool, epoch)
@@ -64,7 +68,7 @@ def evaluate(
         found = linear_accuracy(features(run, images, epoch), protocol, pool, seed)
         return {**found, **provenance()}
 
-    settings, name = settings_of(protocol, pool, epoch, seed), f"{protocol} of {run.folder.name}"
+    name = f"{protocol} of {run.folder.name}"
     kept = cached(run.folder / "probes", name, settings, content_of(run, epoch), measured)
     return {k: kept[k] for k in MEASURED if k in kept}
 

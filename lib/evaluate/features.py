@@ -110,19 +110,32 @@ def _from_file(tensors: dict[str, Tensor]) -> Features:
     return features
 
 
+def as_trained(run: Run, data: Dataset | None = None) -> Dataset:
+    """The images of a run, with the mean and std that it was trained with, if it stored them.
+
+    Those of a streamed folder come from a sample, so that they differ from those in memory.
+    Raises InputError if `data` are other images than those that the run was trained on.
+    """
+    data = data or load(**run.config.data_fields)
+    run.check_data(data.fingerprint)
+    record = run.record
+    if "mean" in record and "std" in record:
+        return data.with_moments(record["mean"], record["std"])
+    return data
+
+
 def features(run: Run, data: Dataset | None = None, epoch: int | None = None) -> Features:
     """Features of a run's encoder (after `epoch`, if given): "token" and "avg", computed once.
 
     Raises InputError if `data` are not the images that the run was trained on.
     """
-    config = run.config
-    data = data or load(**config.data_fields)
-    run.check_data(data.fingerprint)
+    config, images = run.config, as_trained(run, data)
 
     def compute() -> Features:
-        encoder = mae_encoder(run.load_model(epoch), config, data.normalization(config.normalize))
-        return encode(encoder, data, workers=config.workers)
+        normalization = images.normalization(config.normalize)
+        encoder = mae_encoder(run.load_model(epoch), config, normalization)
+        return encode(encoder, images, workers=config.workers)
 
-    content = {"weights": run.weights_digest(epoch), "images": data.fingerprint}
+    content = {"weights": run.weights_digest(epoch), "images": images.fingerprint}
     what = f"features of {run.folder.name}"
     return kept_features(run.folder / "features", what, {"epoch": epoch}, content, compute)

@@ -28,6 +28,7 @@ from lib.compute.generator import generator
 from lib.data import Dataset, load, validation_mask
 from lib.data.augmentation import NOISE, augment
 from lib.errors import InputError, NonFiniteLoss
+from lib.evaluate.features import as_trained
 from lib.evaluate.randaugment import Augmented, kept_randomness, seed_all
 from lib.evaluate.recipes import Recipe
 from lib.models import MAE, build_encoder, encoder_args
@@ -168,6 +169,8 @@ def finetune(
     """
     images = data or load(**config.data_fields)
     job = job_for(config, recipe, fraction, seed, scratch, images)
+    if not scratch:
+        images = as_trained(open_run(config, images.fingerprint), images)
 
     def measured() -> dict[str, Any]:
         with kept_randomness(), clear_memory_errors():

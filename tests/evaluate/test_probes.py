@@ -20,7 +20,7 @@ from lib.evaluate.probes import FROZEN, prepared
 from lib.evaluate.recipes import recipe_for
 from lib.evaluate.representation import knn_purity
 from lib.notebook import table1
-from lib.runs.files import load_weights, save_weights
+from lib.runs.files import load_weights, save_weights, write_json
 from lib.train import train
 
 # The package has functions of the same names.
@@ -125,6 +125,18 @@ def test_other_images_than_the_runs_are_refused(run_and_data):
         evaluate(run, "sgd", data=other)
     with pytest.raises(InputError, match="trained on other images"):
         features(run, other)
+
+
+def test_a_run_keeps_the_mean_and_deviation_that_it_was_trained_with(run_and_data):
+    """Those of a streamed folder differ a little from those in memory: the images are the same."""
+    run, data = run_and_data
+    expected = features(run, data)
+    moments = {"mean": data.mean.tolist(), "std": data.std.tolist()}
+    write_json(run.folder / "config.json", {**run.record, **moments})
+    for file in (run.folder / "features").iterdir():
+        file.unlink()
+    found = features(run, replace(data, mean=data.mean + 0.01, std=1.01 * data.std))
+    assert torch.equal(found.x["token"]["test"], expected.x["token"]["test"])
 
 
 def test_corrected_labels_under_the_same_path_give_new_numbers(tmp_path):
