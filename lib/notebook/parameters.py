@@ -37,10 +37,10 @@ def _declared(source: str) -> dict[str, Any]:
     for node in ast.parse(source, type_comments=True).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             declared[node.target.id] = _type_of(node.annotation)
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            if node.type_comment:
-                kind = ast.parse(node.type_comment.split()[0], mode="eval").body
-                declared[node.targets[0].id] = _type_of(kind) | None
+        if isinstance(node, ast.Assign) and node.type_comment:
+            kind = ast.parse(node.type_comment.split()[0], mode="eval").body
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            declared |= dict.fromkeys(names, _type_of(kind) | None)
     return declared
 
 
@@ -70,9 +70,25 @@ def read_parameters(history: Sequence[str], values: dict[str, Any]) -> dict[str,
     for name in injected:
         if name not in declared:
             raise InputError(f"unknown parameter {name!r}: {did_you_mean(name, list(declared))}")
-    checked = {name: check_type(name, values[name], kind) for name, kind in declared.items()}
+    checked = {name: _checked(name, values[name], kind) for name, kind in declared.items()}
     values.update(checked)
     return checked
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the type `kind`. A number where text is due is its text: -p jobs 2 gives 2."""
+    if kind is str and type(value) is int:
+        return str(value)
+    return check_type(name, value, kind)
+
+
+def check_choices(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    """Raises InputError unless the list `values` is not empty and holds only `choices`."""
+    if not values:
+        raise InputError(f"{name} must not be empty; choose from {', '.join(choices)}")
+    for value in values:
+        if value not in choices:
+            raise InputError(f"{name}: unknown {value!r}, {did_you_mean(str(value), choices)}")
 
 
 def config_fields(overrides: Mapping[str, Any], **named: Any) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def config_fields(overrides: Mapping[str, Any], **named: Any) -> dict[str, Any]:
     for name in overrides:
         if name in fields:
             raise InputError(
-                f"overrides sets {name!r}, which is a parameter of this notebook as well; "
+                f"overrides sets {name!r}, which this notebook sets by a parameter of its own; "
                 "give it once"
             )
     return {**fields, **overrides}

@@ -1,27 +1,52 @@
-"""Figures: one style, image grids, one way to save. The only file of lib that imports matplotlib and seaborn."""
+"""Figures: one style, seeds with intervals, image grids. The only file of lib that draws."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import seaborn as sns
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lib.masking import patchify, unpatchify
+from lib.notebook.statistics import interval
 
-COLOURS = {"MAE": "#4C72B0", "U-MAE": "#DD8452", "paper": "#7F7F7F"}
+# No colour means two things: objectives, then curves of the images alone, then protocols.
+COLOURS = {"MAE": "#4C72B0", "U-MAE": "#DD8452", "scratch": "#55A868", "paper": "#7F7F7F"}
+MARKERS = {"MAE": "o", "U-MAE": "s", "scratch": "^", "paper": "*"}
+DATA = {"intra": "#000000", "inter": "#2CA58D", "overall": "#A05195", "relative": "#003F5C"}
+PROTOCOL_COLOURS = {
+    "online": "#8172B3",
+    "sgd": "#C44E52",
+    "mae": "#937860",
+    "lbfgs": "#64B5CD",
+    "knn": "#CCB974",
+}
+PROTOCOL_MARKERS = {"online": "P", "sgd": "v", "mae": "D", "lbfgs": "X", "knn": "h"}
+FEATURES = {"token": "class token", "avg": "mean of patch tokens"}
+FADED = 0.3  # opacity of what cannot be told
+
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+}
 
 
 def style() -> None:
     """The look of every figure of the repository; call it once at the top of a notebook."""
-    sns.set_theme(context="notebook", style="ticks", palette="deep", rc={
-        "figure.dpi": 100, "savefig.dpi": 150, "figure.constrained_layout.use": True, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "font.size": 10, "axes.titlesize": 11,
-        "legend.frameon": False, "pdf.fonttype": 42,
-    })  # fmt: skip
+    plt.style.use(["seaborn-v0_8-ticks", STYLE])
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
@@ -31,30 +56,60 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         figure.savefig(folder / f"{name}.{suffix}", bbox_inches="tight")
 
 
+def draw_seeds(
+    ax: Axes,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    colour: str,
+    marker: str = "o",
+    label: str | None = None,
+    line: str = "-",
+    filled: bool = True,
+    told: Sequence[bool] | None = None,
+) -> None:
+    """Means over seeds joined by a line, every seed as a dot, and the 95 % interval of the mean.
+
+    x (points), values (points, seeds). A point that is not `told` is faded. The intervals do not
+    widen the axes: with two seeds they are 12.7 standard errors to each side, and are cut off.
+    """
+    means = [float(np.mean(v)) for v in values]
+    face = colour if filled else "white"
+    for k, (at, mean, seeds) in enumerate(zip(x, means, values, strict=True)):
+        alpha = FADED if told is not None and not told[k] else 1.0
+        ax.scatter([at] * len(seeds), seeds, s=9, color=colour, alpha=0.6 * alpha, lw=0, zorder=2)
+        ax.plot(at, mean, marker, ms=6, mfc=face, mec=colour, alpha=alpha, zorder=3)
+        if len(seeds) > 1:
+            bar = Line2D([at, at], interval(seeds), color=colour, lw=1.2, alpha=0.7 * alpha)
+            ax.add_artist(bar)  # an artist that is not a line leaves the limits alone
+    ax.plot(x, means, line, color=colour, lw=1.3, alpha=0.8, zorder=1)
+    if label is not None:
+        ax.plot([], [], marker + line, color=colour, mfc=face, ms=6, label=label)
+
+
 def show_image(ax: Axes, pixels: Tensor, title: str = "") -> None:
     """pixels (C, H, W) in [0, 1], one or three channels."""
     image = pixels.clamp(0, 1).permute(1, 2, 0).numpy()
-    ax.imshow(
-        image if image.shape[-1] == 3 else image[..., 0],
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
+    shown = image if image.shape[-1] == 3 else image[..., 0]
+    ax.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9)
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.spines[:].set_visible(False)
 
 
 def image_grid(rows: Sequence[Tensor], titles: Sequence[str], size: float = 1.1) -> Figure:
-    """One row per tensor (N, C, H, W) of pixels in [0, 1]; a title per row at its left, or N titles on top."""
+    """One row per tensor (N, C, H, W) of pixels in [0, 1].
+
+    titles: one a row, at its left, or N on top of the columns.
+    """
     n = max(len(r) for r in rows)
-    figure, axes = plt.subplots(
-        len(rows), n, figsize=(size * n + 0.6, size * len(rows) + 0.3), squeeze=False
-    )
+    shape = (size * n + 0.6, size * len(rows) + 0.3)
+    figure, axes = plt.subplots(len(rows), n, figsize=shape, squeeze=False)
     for i, row in enumerate(rows):
         for j in range(n):
-            axes[i, j].set_axis_off() if j >= len(row) else show_image(axes[i, j], row[j])
+            if j < len(row):
+                show_image(axes[i, j], row[j])
+            else:
+                axes[i, j].set_axis_off()
     for k, title in enumerate(titles):
         if len(titles) == len(rows):
             axes[k, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)

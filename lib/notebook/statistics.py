@@ -1,40 +1,122 @@
-"""Many runs: training what is missing, and what their numbers say about a claim."""
+"""What a few seeds say about a claim: intervals, verdicts, and the correction for many of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+import pandas as pd
+
+LEVEL = 0.95  # of every interval
+AGREES, DISAGREES, OPEN = "agrees", "does not agree", "cannot tell"
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
     """Student's confidence interval of the mean; (-inf, inf) of a single value."""
     v = np.asarray(values, dtype=float)
     if len(v) < 2:
         return -np.inf, np.inf
-    half = student.ppf(0.5 + level / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
-    return float(v.mean() - half), float(v.mean() + half)
+    low, high = v.mean() + _students_half_width(v, level) * np.array([-1, 1])
+    return float(low), float(high)
+
+
+def _students_half_width(v: np.ndarray, level: float) -> float:
+    from scipy.stats import t  # half a second to import: only where it is used
+
+    return float(t.ppf(0.5 + level / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+
+
+def p_value(differences: Sequence[float], above: float = 0.0) -> float:
+    """Two-sided p-value of Student's t-test that the mean is `above`; 1 of a single value.
+
+    It is below 1 - LEVEL where `interval` leaves out `above`, and nowhere else.
+    """
+    from scipy.stats import t
+
+    v = np.asarray(differences, dtype=float) - above
+    if len(v) < 2:
+        return 1.0
+    error = v.std(ddof=1) / np.sqrt(len(v))
+    if error == 0:
+        return float(v.mean() == 0)
+    return float(2 * t.sf(abs(v.mean()) / error, len(v) - 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (1979), in the order given.
+
+    Below 0.05 they reject with a chance of at most 0.05 of any false rejection among all of them.
+    scipy.stats has no such correction.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = p.argsort(kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    return np.minimum(adjusted, 1).tolist()
 
 
 def verdict(differences: Sequence[float], above: float = 0.0) -> str:
-    """Whether paired differences bear out that their mean is above `above`: by the 95 % interval of the mean.
+    """Whether paired differences bear out that their mean is above `above`.
 
-    "agrees" if all of it is above, "does not agree" if all of it is below, else "cannot tell"; so also with n = 1.
+    "agrees" if all of the 95 % interval of the mean is above, "does not agree" if all of it is
+    below, else "cannot tell"; so also with n = 1.
     """
     low, high = interval(differences)
-    return "agrees" if low > above else "does not agree" if high < above else "cannot tell"
+    if low > above:
+        return AGREES
+    return DISAGREES if high < above else OPEN
 
 
-def judge(claim: str, differences: Sequence[float], above: float = 0.0) -> dict[str, object]:
-    """Prints a claim with its numbers and its verdict, and returns them for a notebook's JSON."""
-    v, (low, high) = np.asarray(differences, dtype=float), interval(differences)
-    shown = f"[{low:+.1f}, {high:+.1f}]" if len(v) > 1 else "[no interval]"
-    print(f"{claim}: {v.mean():+.1f} {shown}, n={len(v)} -> {(says := verdict(v.tolist(), above))}")
-    return {"claim": claim, "differences": v.tolist(), "above": above, "verdict": says}
+def judge(claim: str, differences: Sequence[float], above: float = 0.0) -> dict[str, Any]:
+    """A claim with its paired differences, its p-value and its verdict, for a notebook's JSON."""
+    v = [float(d) for d in differences]
+    says = verdict(v, above)
+    return {
+        "claim": claim,
+        "differences": v,
+        "above": above,
+        "p": p_value(v, above),
+        "verdict": says,
+    }
 
 
-def summary(values: Sequence[float]) -> str:
-    """`mean ± standard deviation (n)` of measurements, the deviation with ddof 1; only the value where n is 1."""
+def correct(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The claims of `judge` with the verdict "holm": corrected for judging that many at once."""
+    adjusted = holm([claim["p"] for claim in claims])
+    return [
+        {**claim, "holm": claim["verdict"] if p < 1 - LEVEL else OPEN}
+        for claim, p in zip(claims, adjusted, strict=True)
+    ]
+
+
+def claims_table(claims: list[dict[str, Any]]) -> pd.DataFrame:
+    """The claims of `correct`, a row each: mean difference, interval, n and both verdicts."""
+    rows = []
+    for claim in claims:
+        v = claim["differences"]
+        low, high = interval(v)
+        rows.append(
+            {
+                "claim": claim["claim"],
+                "mean": f"{np.mean(v):+.1f}",
+                "95 % interval": f"[{low:+.1f}, {high:+.1f}]" if len(v) > 1 else "none",
+                "n": len(v),
+                "verdict": claim["verdict"],
+                "after Holm": claim["holm"],
+            }
+        )
+    return pd.DataFrame(rows).set_index("claim") if rows else pd.DataFrame()
+
+
+def all_of(verdicts: Sequence[str]) -> str:
+    """The verdict on "all of these": agrees if all do, does not agree if any does not."""
+    if DISAGREES in verdicts:
+        return DISAGREES
+    return AGREES if verdicts and set(verdicts) == {AGREES} else OPEN
+
+
+def summary(values: Sequence[float], digits: int = 1) -> str:
+    """`mean ± standard deviation (n)`, the deviation with ddof 1; only the value where n is 1."""
     v = np.asarray(values, dtype=float)
-    return (
-        f"{v[0]:.1f} (n=1)" if len(v) == 1 else f"{v.mean():.1f} ± {v.std(ddof=1):.1f} (n={len(v)})"
-    )
+    if len(v) == 1:
+        return f"{v[0]:.{digits}f} (n=1)"
+    return f"{v.mean():.{digits}f} ± {v.std(ddof=1):.{digits}f} (n={len(v)})"

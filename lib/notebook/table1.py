@@ -5,19 +5,17 @@ Reads files only, trains nothing.
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lib.evaluate.accuracy import content_of, settings_of
 from lib.evaluate.finetuning import VERSION
 from lib.evaluate.recipes import RECIPES
+from lib.notebook.pairs import OBJECTIVES, objective
 from lib.presets import PRESETS, Config
 from lib.runs.cache import kept_path
 from lib.runs.files import read_json
 from lib.runs.folder import Run, outputs
-
-OBJECTIVES = ("MAE", "U-MAE")
-
 
 # Accuracy in percent, one number each: no spread is printed.
 PAPER: dict[str, dict[str, dict[str, float]]] = {
@@ -55,11 +53,60 @@ def finished_runs() -> Iterator[Run]:
             yield Run(config, record["fingerprint"], folder)
 
 
-def setting(config: Config) -> str:
+Column = dict[str, list[Run]]  # the runs of each objective
+
+
+def setting(run: Run) -> str:
     """What runs of one column share: all that decides the result but uniformity term and seed."""
-    return json.dumps(
-        {k: v for k, v in config.identity().items() if k not in (*TERM, "seed")}, sort_keys=True
-    )
+    own = run.config.identity().items()
+    shared = {k: v for k, v in own if k not in (*TERM, "seed")}
+    return json.dumps([shared, run.fingerprint], sort_keys=True)
+
+
+def found_settings(
+    term: Mapping[str, Any], fields: Mapping[str, Any], seeds: Sequence[int] | None = None
+) -> list[Column]:
+    """Every setting that has finished runs, each with its runs by objective.
+
+    term: lam, uniformity and pool of the U-MAE runs, of the run's preset where None. fields: of
+    Config, which the runs must have; the mask ratio is the preset's if it is not among them.
+    """
+    settings: dict[str, Column] = {}
+    for run in finished_runs():
+        preset = PRESETS[run.config.preset]
+        wanted = {"mask_ratio": preset.mask_ratio, **fields}
+        if run.config.lam > 0:
+            own = {name: getattr(preset, name) for name in TERM}
+            wanted |= own | {k: v for k, v in term.items() if v is not None}
+        right_seed = seeds is None or run.config.seed in seeds
+        if right_seed and all(getattr(run.config, k) == v for k, v in wanted.items()):
+            column = settings.setdefault(setting(run), {name: [] for name in OBJECTIVES})
+            column[objective(run.config)].append(run)
+    return list(settings.values())
+
+
+def config_of(column: Column) -> Config | None:
+    """The config of one of its runs, None of a column without runs."""
+    return next((run.config for runs in column.values() for run in runs), None)
+
+
+def choose_columns(settings: Sequence[Column], presets: Sequence[str]) -> dict[str, Column]:
+    """One column for each preset: a setting with both objectives before others, then the longest.
+
+    A preset without runs has an empty column.
+    """
+
+    def rank(column: Column) -> tuple[bool, int, int]:
+        config = config_of(column)
+        epochs = config.epochs if config else 0
+        return all(column.values()), epochs, sum(map(len, column.values()))
+
+    columns = {name: Column({o: [] for o in OBJECTIVES}) for name in presets}
+    for column in sorted(settings, key=rank):
+        config = config_of(column)
+        if config is not None and config.preset in columns:
+            columns[config.preset] = column
+    return columns
 
 
 def linear(run: Run, protocol: str, pool: str) -> float | None:

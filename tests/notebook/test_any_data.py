@@ -1,0 +1,155 @@
+"""Every notebook on other images than digits: streamed, in colour or grey, few, many classes.
+
+The code cells run in this process, which takes no kernel and no second import of torch.
+"""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+from lib.errors import InputError
+from lib.presets import REPO
+from support import image_folder
+
+NAMES = [path.stem for path in sorted((REPO / "notebooks").glob("*.ipynb"))]
+THIN = {
+    "embed_dim": 32,
+    "depth": 1,
+    "num_heads": 2,
+    "decoder_dim": 16,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "batch_size": 4,
+    "workers": 0,
+    "device": "cpu",
+    "stream": "always",
+    "warmup_epochs": 0.0,
+}
+# Parameters of a notebook's own that THIN may not set as well, and what makes it short.
+SHORT = {
+    "01_masking": {},
+    "02_pretrain": {"epochs": 1},
+    "03_linear_probe": {"epochs": 1, "probe_epochs": [1], "probe_lrs": ["1e-2"]},
+    "04_finetune": {"epochs": 1, "finetune_epochs": 1, "fractions": [1.0]},
+    "05_tsne": {"epochs": 1, "tsne_seeds": [0, 1], "images": 40},
+    "06_lambda_ablation": {"epochs": 1, "lams": ["1e-2"], "seeds": [0]},
+    "07_training_curve": {"epochs": 1},
+    "08_mask_ratio": {
+        "epochs": 1, "model_ratios": [0.75], "references": 4, "queries": 8, "draws": 20,
+    },
+    "09_theory": {"epochs": 1, "inverse_steps": 5},
+    "10_table1": {"epochs": 1},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return tmp_path_factory.mktemp("any-data")
+
+
+@pytest.fixture(autouse=True)
+def outputs(shared, monkeypatch):
+    """One $UMAE_OUTPUTS for all, so that the notebooks of one preset share their runs."""
+    monkeypatch.setenv("UMAE_OUTPUTS", str(shared / "outputs"))
+    return shared / "outputs"
+
+
+def run_here(name: str, **parameters) -> dict:
+    """Executes the code cells in one namespace, as papermill would, and returns it."""
+    cells = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", 4).cells
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    injected = "# Parameters\n" + "".join(f"{k} = {v!r}\n" for k, v in parameters.items())
+    sources.insert(1, injected)
+    space: dict = {"In": [""], "__name__": name}
+    with matplotlib.rc_context(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plt, "show", lambda: plt.close("all"))
+        for k, source in enumerate(sources):
+            space["In"].append(source)
+            exec(compile(source, f"{name}, code cell {k}", "exec"), space)
+    plt.close("all")
+    return space
+
+
+def thin(name: str, preset: str, data: str, **more) -> dict:
+    """The parameters that make a preset small, in the one place where the notebook takes each."""
+    own = {**SHORT[name], "preset": preset, "data": data, "overrides": {**THIN, **more}}
+    cells = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", 4).cells
+    declared = next(cell.source for cell in cells if cell.cell_type == "code")
+    for key in ("batch_size", "device"):
+        if f"\n{key} " in declared:
+            own[key] = own["overrides"].pop(key)
+    if "\njobs:" in declared:
+        own["jobs"] = 1
+    return own
+
+
+@pytest.fixture(scope="module")
+def large_images(shared):
+    """24 images of 2 classes, larger than 224 pixels."""
+    return f"folder:{image_folder(shared / 'large', per_class=6, size=(256, 240))}"
+
+
+@pytest.fixture(scope="module")
+def small_images(shared):
+    """24 images of 2 classes, smaller than 32 pixels."""
+    return f"folder:{image_folder(shared / 'small', per_class=6)}"
+
+
+@pytest.fixture(scope="module")
+def many_classes(shared):
+    """200 classes with 3 images for training and 3 for testing each."""
+    names = [f"class{k:03d}" for k in range(200)]
+    root = image_folder(shared / "many", classes=names, per_class=3, size=(8, 8))
+    return f"folder:{root}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_imagenet_preset(name, large_images, outputs):
+    space = run_here(name, **thin(name, "imagenet100-vit-base", large_images))
+    assert list((outputs / name).glob("*/*.png")) and list((outputs / name).glob("*/*.json"))
+    if "dataset" in space and name != "09_theory":
+        assert space["dataset"].train.images is None and space["cfg"].image_size == 224
+        assert space["cfg"].embed_dim == 32 or name == "01_masking"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_cifar_preset(name, small_images, outputs):
+    run_here(name, **thin(name, "cifar10-vit-tiny", small_images))
+
+
+@pytest.mark.parametrize("name", ["01_masking", "04_finetune", "05_tsne", "08_mask_ratio"])
+def test_two_hundred_classes(name, many_classes):
+    small = {"image_size": 8, "patch_size": 2, "stream": "never", "batch_size": 64}
+    space = run_here(name, **thin(name, "digits-vit-nano", many_classes, **small))
+    assert len(space["dataset"].class_names) == 200
+    if name in ("01_masking", "05_tsne"):
+        assert len(space["classes"]) == 10
+
+
+def test_a_label_that_is_no_class_is_one_line():
+    with pytest.raises(InputError) as caught:
+        run_here("01_masking", label=12)
+    assert str(caught.value) == "label 12 is not a class of these images; choose 0 to 9"
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [
+        ("03_linear_probe", {"overrides": {"dept": 2}}, "unknown parameter 'dept': did you mean"),
+        ("04_finetune", {"fractions": [2.0]}, "fractions must be shares"),
+        ("04_finetune", {"fractions": ["a"]}, r"fractions\[0\] must be float"),
+        ("05_tsne", {"overrides": {"seed": 2}}, "use this notebook's own"),
+        ("06_lambda_ablation", {"protocols": ["sdg"]}, "unknown 'sdg', did you mean 'sgd'"),
+        ("06_lambda_ablation", {"overrides": {"epochs": 2}}, "overrides sets 'epochs'"),
+        ("07_training_curve", {"feature": "tokn"}, "feature must be one of token, avg"),
+        ("08_mask_ratio", {"overrides": {"mask_ratio": 0.5}}, "overrides sets 'mask_ratio'"),
+        ("10_table1", {"seeds": ["x"]}, "seeds"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_starts(name, given, message, outputs):
+    before = set(outputs.glob("runs/*"))
+    with pytest.raises(InputError, match=message):
+        run_here(name, **given)
+    assert set(outputs.glob("runs/*")) == before
