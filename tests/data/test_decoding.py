@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from simplejpeg import decode_jpeg
 from support import environment, folder_config, image_folder
+from timm.data import create_transform
 
 from lib.data import load
-from lib.data.decoding import Decoder, open_image
+from lib.data.decoding import MARGIN, Decoder, open_crop, open_image
 from lib.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL", "ignore:Image size")
@@ -132,6 +135,98 @@ def test_any_sizes_are_cropped_to_the_centre_square(tmp_path):
     wide.paste((0, 255, 0), (10, 0, 20, 10))
     pixels = Decoder([saved(tmp_path, "wide.png", wide)], 8, None)[0].float()
     assert pixels[1].mean() > 240 and pixels[0].mean() < 15  # the green centre
+
+
+# ---- crops ---------------------------------------------------------------------------------------
+
+
+def photo(path, size, **options):
+    """A smooth picture with grain, as a photograph has."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.array(coarse.resize(size, Image.Resampling.BICUBIC), np.float32)
+    grain = rng.normal(0, 8, (*smooth.shape[:2], 1))
+    Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(path, **options)
+    return path
+
+
+BOXES = [(0.0, 0.0, 1.0, 1.0), (0.13, 0.21, 0.67, 0.83)]
+
+
+def by_pillow(path, box, size, unit=1):
+    """The box, rounded to whole units of pixels, of the image decoded at its full size."""
+    image = open_image(path)
+    whole = tuple(round(f * n / unit) * unit for f, n in zip(box, image.size * 2, strict=True))
+    plain = image.resize((size, size), Image.Resampling.BICUBIC, box=whole)
+    return torch.from_numpy(np.array(plain)).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "turned.jpg"])
+def test_crops_of_larger_images_are_pillows_within_rounding(tmp_path, name, box):
+    exif = Image.Exif()
+    exif[0x0112] = 6 if name == "turned.jpg" else 1
+    path = photo(tmp_path / name, (150, 110), exif=exif)
+    off = (open_crop(path, box, 64).float() - by_pillow(path, box, 64)).abs()
+    assert off.mean() < 0.05 and off.max() <= 3
+
+
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_crops_of_large_jpegs_are_decoded_smaller_and_look_the_same(tmp_path, box, shrink):
+    """On average half a grey level of 255 away, with a grain that has a deviation of 8."""
+    width = box[2] - box[0]
+    shorter = round(1.05 * MARGIN * 32 / width) * shrink
+    size = (shorter * 4 // 3, shorter)
+    path = photo(tmp_path / "a.jpg", size, quality=92)
+    seen = []
+    draft = JpegImageFile.draft
+
+    def spy(image, mode, least):
+        seen.append(draft(image, mode, least))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JpegImageFile, "draft", spy)
+        off = (open_crop(path, box, 32).float() - by_pillow(path, box, 32, shrink)).abs()
+    assert len(seen) == 1 and seen[0] is not None
+    assert off.mean() < 0.6 and off.max() <= 4
+
+
+def test_a_crop_of_a_small_image_is_cut_between_its_pixels(tmp_path):
+    """Rounding the box would leave a few dozen different crops of 8 x 8 pixels."""
+    path = photo(tmp_path / "a.png", (8, 8))
+    box = (0.11, 0.06, 0.93, 0.71)
+    exact = tuple(8 * f for f in box)
+    expected = Image.open(path).resize((8, 8), Image.Resampling.BICUBIC, box=exact)
+    assert np.array_equal(open_crop(path, box, 8).permute(1, 2, 0).numpy(), np.array(expected))
+
+
+def test_a_crop_of_a_damaged_jpeg_names_the_file(tmp_path):
+    path = photo(tmp_path / "a.jpg", (150, 110))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError) as caught:
+        open_crop(path, BOXES[1], 64)
+    assert str(caught.value) == UNREADABLE.format(path) % "OSError"
+
+
+def test_a_jpeg_with_a_flaw_that_pillow_reads_is_read_as_pillow_reads_it(tmp_path):
+    path = photo(tmp_path / "a.jpg", (150, 110))
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"extraneous bytes" + content[-2:])
+    with pytest.raises(ValueError, match="extraneous"):
+        decode_jpeg(path.read_bytes(), "RGB")
+    off = (open_crop(path, BOXES[1], 64).float() - by_pillow(path, BOXES[1], 64)).abs()
+    assert off.mean() < 0.05
+
+
+@pytest.mark.parametrize("size", [(75, 50), (50, 75), (301, 200), (32, 32), (20, 24)])
+def test_the_centre_is_that_of_timms_transform_for_evaluation(tmp_path, size):
+    path = photo(tmp_path / "a.png", size)
+    options = dict(interpolation="bicubic", crop_pct=1.0, mean=(0.0,) * 3, std=(1.0,) * 3)
+    transform = create_transform((3, 32, 32), **options)
+    expected = (transform(Image.open(path)) * 255).round().to(torch.uint8)
+    assert torch.equal(Decoder([path], 32, None)[0], expected)
 
 
 # ---- what is refused -----------------------------------------------------------------------------

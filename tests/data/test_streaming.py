@@ -1,6 +1,7 @@
 """Streams from a folder: the pixels of one in memory, whatever decodes them, and how they end."""
 
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import pytest
 import torch
 from support import folder_config, image_folder
 
-from lib.data import load
+from lib.data import load, streaming
+from lib.data.decoding import Decoder
+from lib.data.streaming import decoded_batches
 from lib.errors import InputError
 
 
@@ -86,3 +89,52 @@ def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do(tmp_path):
     worker.terminate()
     worker.join(30)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("crop_seed", [None, (0, 1)])
+def test_with_little_shared_memory_the_same_batches_come_through_pipes(
+    tmp_path, monkeypatch, crop_seed
+):
+    data = of_folder(image_folder(tmp_path), stream="always")
+    usual = pixels(data, data.train, crop_seed, workers=1)
+    free = shutil.disk_usage(tmp_path)._replace(free=2 * 5 * 3 * 8 * 8)  # not 3 batches of 5
+    monkeypatch.setattr(streaming, "SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    real, ways = streaming.DataLoader, []
+
+    def loader(*args, **options):
+        ways.append(options["collate_fn"] is streaming._as_array)
+        return real(*args, **options)
+
+    monkeypatch.setattr(streaming, "DataLoader", loader)
+    assert torch.equal(pixels(data, data.train, crop_seed, workers=1), usual)
+    assert ways == [True]
+
+
+class Dying(Decoder):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGBUS)  # what a write to a full /dev/shm does
+
+
+class Full(Decoder):
+    def __getitem__(self, index):
+        raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
+
+
+@pytest.mark.parametrize("kind", [Dying, Full])
+def test_workers_without_memory_end_in_one_line(tmp_path, kind):
+    decoder = kind([tmp_path / "x.png"] * 4, 8, None)
+    with pytest.raises(InputError) as caught:
+        list(decoded_batches(decoder, [[0, 1], [2, 3]], 1))
+    line = str(caught.value)
+    assert line.startswith("the decoding workers ran out of memory (") and "\n" not in line
+    assert "workers 0 (--workers 0)" in line
+
+
+def test_other_errors_of_a_worker_stay_as_they_are(tmp_path):
+    class Odd(Decoder):
+        def __getitem__(self, index):
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        list(decoded_batches(Odd([tmp_path], 8, None), [[0]], 1))
