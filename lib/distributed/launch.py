@@ -1,9 +1,9 @@
-"""Many processes: a lib function in N spawned workers from a notebook, or the processes that torchrun started.
+"""One run in many processes: started from a notebook by `run`, or by torchrun.
 
-    results = launch.run(lib.train.train, processes, config)                 # from a notebook or a script
-    torchrun --nproc-per-node N -m lib.train --preset NAME                   # headless, one or several nodes
+    results = launch.run(lib.train.train, processes, config)     # from a notebook or a script
+    torchrun --nproc-per-node N -m lib.train --preset NAME       # headless, one or several nodes
 
-Both give every process its place through torchrun's environment variables, which `process_group` reads.
+Both tell every process its place by torchrun's environment variables, which `process_group` reads.
 """
 
 import atexit
@@ -26,7 +26,6 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from lib import errors
 from lib.compute.device import cores
 from lib.errors import InputError, UMAEError
 
@@ -35,9 +34,10 @@ TIMEOUT = timedelta(minutes=5)  # of one collective: no worker waits longer for 
 
 @contextmanager
 def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
-    """Joins the group that torchrun's (or `run`'s) environment variables describe; does nothing without them.
+    """Joins the group that torchrun's (or `run`'s) variables describe; nothing without them.
 
-    Gloo for tensors on the CPU, NCCL for those on GPUs. Each process takes GPU LOCAL_RANK, or its share of the cores.
+    Gloo for tensors on the CPU, NCCL for those on GPUs. Each process takes GPU LOCAL_RANK, or its
+    share of the cores. Raises InputError if there are fewer GPUs than processes on this machine.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         yield
@@ -45,10 +45,9 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
     local, workers = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     backend = "gloo"
     if torch.cuda.is_available():
-        if workers > torch.cuda.device_count():
-            raise InputError(
-                f"{workers} processes need {workers} GPUs, this machine has {torch.cuda.device_count()}"
-            )
+        gpus = torch.cuda.device_count()
+        if workers > gpus:
+            raise InputError(f"{workers} processes need {workers} GPUs, this machine has {gpus}")
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
     else:
@@ -63,8 +62,9 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
 def end_now(code: int) -> NoReturn:
     """Ends this process without the interpreter's own ending.
 
-    Where DDP was used, gloo's threads outlive the group (torch 2.14), and one that frees a tensor while the interpreter
-    is being taken down aborts the process, with every file written: seen once in fewer than 70 exits on a busy machine.
+    Where DDP was used, gloo's threads outlive the group (torch 2.14). One that frees a tensor while
+    the interpreter is being taken down aborts the process, with every file written: seen once in
+    fewer than 70 exits on a busy machine.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -74,29 +74,29 @@ def end_now(code: int) -> NoReturn:
 def run(fn: Callable[..., Any], processes: int, *args: Any) -> Any:
     """fn(*args) in `processes` workers of one process group; returns what rank 0 returned.
 
-    `fn` must be importable (a function of a module, not of a notebook cell) and return what can be pickled. With one
-    process it is called right here. An error in any worker ends all of them: a UMAEError is raised again here, any
-    other as RuntimeError with the worker's traceback. An interrupt of this process interrupts the workers, waits
-    until they have saved and ended, and is raised again.
+    `fn` must be a function of a module, not of a notebook cell, and return what can be pickled.
+    With one process it is called right here. An error in any worker ends all of them: a UMAEError
+    is raised again here, any other as RuntimeError with the worker's traceback. An interrupt of
+    this process interrupts the workers, waits until they have saved and ended, and is raised again.
     """
     if processes < 1:
         raise InputError(f"processes must be at least 1, got {processes}")
     if processes == 1:
         return fn(*args)
-    if getattr(fn, "__module__", "__main__") == "__main__" or "<" in getattr(
-        fn, "__qualname__", "<"
-    ):
+    module, name = getattr(fn, "__module__", "__main__"), getattr(fn, "__qualname__", "<")
+    if module == "__main__" or "<" in name:
         raise InputError(
-            f"{fn!r} cannot be imported by a worker; pass a function of a module, such as lib.train.train"
+            f"{fn!r} cannot be imported by a worker; pass a function of a module, such as "
+            "lib.train.train"
         )
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=f"umae-{os.getpid()}", max_restarts=0,
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="spawn", shutdown_timeout=60,
-        signals_to_handle="SIGTERM,SIGINT",
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=f"umae-{os.getpid()}",
+        max_restarts=0, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="spawn",
+        shutdown_timeout=60, signals_to_handle="SIGTERM,SIGINT",
     )  # fmt: skip
     quiet = _quiet("torch.distributed.elastic", "torch.multiprocessing")
     with tempfile.TemporaryDirectory() as folder, quiet, _own_signals():
@@ -116,21 +116,19 @@ def _worker(fn: Callable[..., Any], args: tuple, folder: str) -> Any:
             result = fn(*args)
             ForkingPickler.dumps(result)  # what cannot be sent is an error of the function
         except BaseException as error:  # noted before the others see that this process is gone
-            known = isinstance(error, UMAEError)
-            text = (
-                str(error)
-                if known
-                else f"process {dist.get_rank()} failed: {traceback.format_exc()}".rstrip()
-            )
-            note = {
-                "time": time.time_ns(),
-                "kind": type(error).__name__ if known else "",
-                "text": text,
-            }
-            Path(folder, str(dist.get_rank())).write_text(json.dumps(note))
+            Path(folder, str(dist.get_rank())).write_text(json.dumps(_note(error)))
             raise
         atexit.register(end_now, 0)  # once the result has been taken
         return result if dist.get_rank() == 0 else None
+
+
+def _note(error: BaseException) -> dict[str, Any]:
+    """What the parent must know of an error, as JSON; called where it is handled."""
+    if isinstance(error, UMAEError):
+        kind, text = type(error).__name__, str(error)
+    else:
+        kind, text = "", f"process {dist.get_rank()} failed: {traceback.format_exc()}".rstrip()
+    return {"time": time.time_ns(), "kind": kind, "text": text}
 
 
 def _first_error(folder: Path) -> Exception | None:
@@ -139,16 +137,18 @@ def _first_error(folder: Path) -> Exception | None:
     if not notes:
         return None
     first = min(notes, key=lambda note: note["time"])
-    return (
-        getattr(errors, first["kind"])(first["text"])
-        if first["kind"]
-        else RuntimeError(first["text"])
-    )
+    family: dict[str, type[Exception]] = {kind.__name__: kind for kind in _family(UMAEError)}
+    return family.get(first["kind"], RuntimeError)(first["text"])
+
+
+def _family(kind: type[UMAEError]) -> list[type[UMAEError]]:
+    """An error class and all that are derived from it."""
+    return [kind, *(k for below in kind.__subclasses__() for k in _family(below))]
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """The launcher leaves its handlers in place when it is done: this puts back those of the notebook."""
+    """Puts back the notebook's handlers: the launcher leaves its own when it is done."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -160,7 +160,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Without the lines that these loggers print, traceback and all, about a failure that is raised anyway."""
+    """Without the lines of these loggers about a failure that is raised anyway."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -21,10 +21,11 @@ from lib.runs.folder import Run
 from lib.train.objective import Objective
 
 
-def full_state_dict(module: nn.Module) -> dict[str, Any]:
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
     """A module's state dict on the CPU, sharded tensors gathered; all ranks must call it."""
     options = StateDictOptions(full_state_dict=True)
-    return {k: v.detach().cpu() for k, v in get_model_state_dict(module, options=options).items()}
+    state: dict[str, Any] = get_model_state_dict(module, options=options)
+    return {k: v.detach().cpu() for k, v in state.items()}
 
 
 class Checkpoint:

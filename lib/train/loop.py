@@ -253,7 +253,7 @@ class Trainer:
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Measures the finished model and writes its files."""
-        result = {"epochs": self.config.epochs, "steps": self.step}
+        result: dict[str, Any] = {"epochs": self.config.epochs, "steps": self.step}
         result |= self.measure("validation") | self.measure("test")
         checkpoint.finish(result, self.data)
 

@@ -1,4 +1,4 @@
-"""N processes compute what one computes: gloo on the CPU, spawned by lib.launch and by torchrun."""
+"""N processes compute what one computes: gloo on the CPU, spawned by `launch.run` and torchrun."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from support import cli_args, environment, lines, small, weights, workers
+from support import cli_args, environment, lines, run_of, small, weights, workers
 
 from lib.distributed.launch import run
 from lib.errors import InputError, Interrupted
@@ -35,12 +35,12 @@ def case(name: str):
 
 
 def long(shard: bool):
-    """Three epochs of five steps; what it is sharded over is not part of a run's name, so its seed tells it apart."""
+    """Three epochs of five steps. Sharding is not part of a run's name: the seed tells it apart."""
     return small(**{**TINY, "epochs": 3, "shard": shard, "seed": int(shard)})
 
 
 def low(shard: bool = False, **fields):
-    """In bf16, of widths that our own passes take."""
+    """In bf16, of widths that the CPU kernels take."""
     return small(
         **{
             **TINY,
@@ -51,6 +51,11 @@ def low(shard: bool = False, **fields):
             **fields,
         }
     )
+
+
+def run_on_random(config):
+    """The run of `workers.whole_run` and `workers.stopped_run`."""
+    return open_run(config, workers.data_of(config).fingerprint)
 
 
 def features() -> torch.Tensor:
@@ -70,7 +75,7 @@ def importable():
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes computed, in one launch; runs that are stopped halfway lie under "outputs"."""
+    """What two processes computed, in one launch; runs stopped halfway lie under "outputs"."""
     folder = tmp_path_factory.mktemp("two")
     calls = {form: (workers.global_uniformity, features(), form) for form in UNIFORMITY_FORMS}
     calls |= {f"steps, {name}": (workers.steps, case(name), 5) for name in CASES}
@@ -84,7 +89,7 @@ def two(tmp_path_factory):
 
 
 def relative(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two state dicts, relative to the largest weight of the same tensor."""
+    """The largest difference of two state dicts, relative to the tensor's largest weight."""
     return max(((a[k] - b[k]).abs().max() / b[k].abs().max().clamp_min(1e-12)).item() for k in b)
 
 
@@ -114,7 +119,7 @@ def test_five_steps_of_two_processes_are_those_of_one(two, name):
 
 
 @pytest.mark.parametrize("shard", [False, True])
-def test_in_bf16_by_our_own_passes_they_are_up_to_rounding(two, shard):
+def test_in_bf16_with_the_cpu_kernels_they_are_up_to_rounding(two, shard):
     start, one, both = (
         workers.steps(low(base_lr=0.0), 5),
         workers.steps(low(), 5),
@@ -148,15 +153,15 @@ def test_runs_of_two_processes_resume_on_one_and_on_two_and_equal_undisturbed_on
     configs = [long(False), long(True)]
     for config in configs:
         workers.whole_run(config)
-    whole = [open_run(c) for c in configs]
+    whole = [run_on_random(c) for c in configs]
     monkeypatch.setenv("UMAE_OUTPUTS", str(two["outputs"]))
     for config in configs:
         stopped = two[f"stopped, {config.shard}"]
         assert isinstance(stopped, Interrupted) and "stopped at step 8" in str(stopped)
         with pytest.raises(Interrupted, match="stopped at step 11"):
-            workers.stopped_run(config, 3)
+            workers.stopped_run(config, 4)  # loading AdamW's state takes a step of rate 0
     run(workers.many, 2, *((workers.whole_run, c) for c in configs))
-    for stopped, own in zip([open_run(c) for c in configs], whole, strict=True):
+    for stopped, own in zip([run_on_random(c) for c in configs], whole, strict=True):
         assert stopped.folder != own.folder and stopped.folder.name == own.folder.name
         assert relative(weights(stopped), weights(own)) < 1e-6
         for a, b in zip(stopped.metrics(), own.metrics(), strict=True):
@@ -185,7 +190,10 @@ def test_one_process_is_this_one_and_what_cannot_be_imported_is_refused():
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind_when_the_notebook_is_interrupted_or_killed(tmp_path, sent):
-    code = f"from support import workers; from lib.distributed.launch import run; run(workers.waits, 2, {str(tmp_path)!r})"
+    code = (
+        "from support import workers; from lib.distributed.launch import run; "
+        f"run(workers.waits, 2, {str(tmp_path)!r})"
+    )
     notebook = subprocess.Popen(
         [sys.executable, "-c", code], env=environment(PYTHONPATH=os.environ["PYTHONPATH"])
     )
@@ -224,13 +232,14 @@ def test_torchrun_trains_and_the_files_are_those_of_rank_0(outputs, tmp_path):
         [*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    result = open_run(small(epochs=1))
+    result = run_of(small(epochs=1))
     assert result.result and result.record["processes"] == 2
     assert [m["epoch"] for m in lines(result.folder / "metrics.jsonl")] == [1]
     assert done.stdout.count("training digits-vit-nano") == 1 and "in 2 processes" in done.stdout
     program = tmp_path / "main.py"
     program.write_text(
-        "import atexit\nfrom lib.cli import main\natexit.register(print, 'ended', flush=True)\nmain()\n"
+        "import atexit\nfrom lib.train.arguments import main\n"
+        "atexit.register(print, 'ended', flush=True)\nmain()\n"
     )
     command = [*command[:-2], str(program)]
     failed = subprocess.run(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -27,41 +28,33 @@ from lib.runs.folder import run_name
 
 
 def test_names_say_what_differs_from_the_preset():
-    assert run_name(resolve(lam=0.01, seed=3)).startswith("digits-vit-nano-lam0.01-seed3-")
-    assert run_name(resolve()).startswith("digits-vit-nano-seed0-")
-    assert run_name(resolve(epochs=12)).startswith("digits-vit-nano-epochs12-seed0-")
+    assert run_name(resolve(lam=0.01, seed=3), "f").startswith("digits-vit-nano-lam0.01-seed3-")
+    assert run_name(resolve(), "f").startswith("digits-vit-nano-seed0-")
+    assert run_name(resolve(epochs=12), "f").startswith("digits-vit-nano-epochs12-seed0-")
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["../../../etc/passwd", "/", "..", "a/../../b", "x\ny", "\udcff", "é" * 300, "~root", "$HOME"],
-)
-def test_no_config_leaves_the_output_folder(outputs, path):
-    config = resolve("digits-vit-nano", data=f"folder:{path}")
-    folder = open_run(config).folder
-    assert folder.parent == outputs.resolve() / "runs" and len(folder.name.encode()) < 200
-    assert set(folder.name) <= set(
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
-    )
-    own = open_run(resolve(classes=("../..", path))).folder
-    assert own.parent == folder.parent and own != folder
+ODD_TEXT = [
+    "../../../etc/passwd", "/", "..", "a/../../b", "x\ny", "\udcff", "é" * 300, "~root", "$HOME"
+]  # fmt: skip
+LETTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
-def test_different_configs_have_different_folders():
-    others = (
-        {},
-        {"classes": ("1", "2")},
-        {"classes": ("1", "3")},
-        {"data": "folder:/a"},
-        {"data": "folder:/b"},
-    )
-    configs = [
-        resolve(lam=lam, seed=s, **more)
-        for lam in (0, 1e-3, 0.1)
-        for s in (0, 1)
-        for more in others
-    ]
-    assert len({open_run(c).folder for c in configs}) == len(configs)
+@pytest.mark.parametrize("text", ODD_TEXT)
+def test_no_config_and_no_fingerprint_leaves_the_output_folder(outputs, text):
+    """Free text is in the fields of the data, which are no part of a name, and in no other."""
+    plain = open_run(resolve(), "f").folder
+    for config in (resolve(data=f"folder:{text}"), resolve(classes=("../..", text))):
+        assert open_run(config, "f").folder == plain
+    other = open_run(resolve(), text).folder
+    assert other != plain and other.parent == plain.parent == outputs.resolve() / "runs"
+    assert set(other.name) <= LETTERS
+
+
+def test_a_run_is_named_by_its_settings_and_the_content_of_its_images():
+    settings = [resolve(lam=lam, seed=s) for lam in (0, 1e-3, 0.1) for s in (0, 1)]
+    assert len({open_run(c, f).folder for c in settings for f in ("a", "b")}) == 12
+    here, there = resolve(data="folder:/here"), resolve(data="folder:/there/images", workers=7)
+    assert open_run(here, "a").folder == open_run(there, "a").folder
 
 
 def test_write_atomic_replaces_and_leaves_nothing_else(tmp_path):
@@ -115,19 +108,21 @@ def test_weights_round_trip_bit_for_bit(tmp_path):
 
 
 def test_files_of_two_processes_do_not_meet_and_those_of_the_dead_are_swept(tmp_path):
-    run = open_run(small())
+    run = open_run(small(), "f")
     dead = subprocess.Popen(["true"])
     dead.wait()
     (run.folder / "snapshots").mkdir(parents=True)
+    here = socket.gethostname()
     stale = [
-        run.folder / f".state.pt.{dead.pid}.tmp",
-        run.folder / f"snapshots/.a.safetensors.{dead.pid}.tmp",
+        run.folder / f".state.pt.{here}.{dead.pid}.tmp",
+        run.folder / f"snapshots/.a.safetensors.{here}.{dead.pid}.tmp",
     ]
-    living = run.folder / f".probe.json.{os.getppid()}.tmp"
-    for path in (*stale, living):
+    living = run.folder / f".probe.json.{here}.{os.getppid()}.tmp"
+    elsewhere = run.folder / f".state.pt.another-{here}.{dead.pid}.tmp"
+    for path in (*stale, living, elsewhere):
         path.write_text("half")
     with run.lock():
-        assert living.exists() and not any(p.exists() for p in stale)
+        assert living.exists() and elsewhere.exists() and not any(p.exists() for p in stale)
 
 
 def test_every_flipped_byte_of_weights_is_noticed(tmp_path):
@@ -179,7 +174,7 @@ def test_load_into_names_the_first_difference(tmp_path):
 
 
 def test_metrics_do_not_count_a_line_cut_short():
-    run = open_run(small())
+    run = open_run(small(), "f")
     assert run.metrics() == [] and run.result is None and run.record == {}
     run.folder.mkdir(parents=True)
     (run.folder / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
@@ -187,21 +182,14 @@ def test_metrics_do_not_count_a_line_cut_short():
 
 
 def test_the_record_says_which_code_machine_and_data():
-    run = open_run(small())
-    run.write_record(fingerprint="abc")
+    run = open_run(small(), "f")
+    run.write_record(processes=1)
     assert run.record["config"] == json.loads(json.dumps(dataclasses.asdict(run.config)))
-    assert {
-        "commit",
-        "time",
-        "torch",
-        "timm",
-        "device",
-        "cpus",
-        "threads",
-        "command",
-    } <= run.record.keys()
-    run.check_data("abc")
-    with pytest.raises(InputError, match=r"was trained on other data \(abc, now xyz\)"):
+    origin = {"commit", "time", "torch", "timm", "device", "cpus", "threads", "command"}
+    assert origin <= run.record.keys()
+    assert run.record["fingerprint"] == "f"
+    run.check_data("f")
+    with pytest.raises(InputError, match=r"was trained on other images \(f, these are xyz\)"):
         run.check_data("xyz")
 
 
@@ -209,7 +197,7 @@ HOLD = """
 import sys
 from support import small
 from lib.runs import open_run
-with open_run(small()).lock():
+with open_run(small(), "f").lock():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -229,14 +217,14 @@ def holder():
 
 
 def test_a_run_held_by_another_process_says_by_whom_and_is_freed_by_its_death():
-    run = open_run(small())
+    run = open_run(small(), "f")
     process = holder()
     message = (
         rf"is being trained by \S+, pid {process.pid}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d; wait"
     )
     with pytest.raises(RunBusy, match=message), run.lock():
         pass
-    with open_run(small(seed=1)).lock():  # another config is free
+    with open_run(small(seed=1), "f").lock():  # another config is free
         pass
     process.kill()
     process.wait()
@@ -250,7 +238,7 @@ def test_a_run_held_by_another_process_says_by_whom_and_is_freed_by_its_death():
 
 
 def test_a_forked_child_does_not_keep_the_lock():
-    run = open_run(small())
+    run = open_run(small(), "f")
     to_child, to_parent = os.pipe(), os.pipe()
     with run.lock():
         child = os.fork()

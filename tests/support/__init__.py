@@ -1,9 +1,10 @@
-"""What several test files need: a run that takes a fifth of a second, image folders, and the CLI as a process."""
+"""What several test files need: a small run, image folders, the command line as a process."""
 
 import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from PIL import Image
 import lib.train.loop
 from lib.data import Dataset, Split, load
 from lib.presets import REPO, Config, resolve
-from lib.runs import Run
+from lib.runs import Run, open_run
 
 SMALL = dict(
-    embed_dim=16, depth=1, num_heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2, batch_size=64, epochs=2,
-    snapshots=2, eval_every=1, device="cpu",
+    embed_dim=16, depth=1, num_heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2,
+    batch_size=64, epochs=2, snapshots=2, eval_every=1, device="cpu",
 )  # fmt: skip
 
 
@@ -27,11 +28,32 @@ def small(**fields) -> Config:
 
 
 def few(config: Config, n: int = 200) -> Dataset:
-    """The first n training images of the config's dataset: three steps an epoch at batch size 64."""
+    """The first n training images of the config's dataset: three steps of 64 an epoch.
+
+    The fingerprint is still that of the whole: runs on `few` and on all images share a name.
+    """
     data = load(**config.data_fields)
     data.train = Split(data.train.labels[:n], data.train.images[:n], [])
     data.test = Split(data.test.labels[:n], data.test.images[:n], [])
     return data
+
+
+@cache
+def digits_fingerprint() -> str:
+    return load(**small().data_fields).fingerprint
+
+
+def run_of(config: Config) -> Run:
+    """The run of a config on the images that it names, whether it exists or not."""
+    digits = config.data_fields == small().data_fields
+    fingerprint = digits_fingerprint() if digits else load(**config.data_fields).fingerprint
+    return open_run(config, fingerprint)
+
+
+def run_in(outputs: Path, config: Config) -> Run:
+    """The same run under another outputs folder."""
+    run = run_of(config)
+    return Run(config, run.fingerprint, outputs / "runs" / run.folder.name)
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -103,7 +125,10 @@ def lines(path: Path) -> list[dict]:
 
 
 def at_step(monkeypatch, step, action):
-    """Calls `action` once, in the middle of optimiser step `step` (0-based); what it returns is the step's rate."""
+    """Calls `action` once, in the middle of optimiser step `step` (0-based).
+
+    What it returns is the step's rate.
+    """
     real, pending = lib.train.loop.learning_rate, [step]
 
     def rate(config, now, steps_per_epoch):
@@ -121,7 +146,10 @@ def elsewhere(monkeypatch, tmp_path, name):
 
 
 def content(run):
-    """All that must not depend on interruptions: weights, metrics, snapshots, encoder, result without its time."""
+    """All that must not depend on interruptions.
+
+    Weights, metrics, snapshots, the encoder, and the result without its time and place.
+    """
     files = {p.relative_to(run.folder).as_posix(): p for p in run.folder.rglob("*") if p.is_file()}
     own = {
         k: p.read_bytes()

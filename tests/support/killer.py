@@ -1,5 +1,6 @@
 """Runs that are killed at a chosen or a random moment, and what must hold afterwards."""
 
+import gc
 import json
 import random
 import shutil
@@ -8,10 +9,13 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 from lib.presets import REPO
-from lib.runs import Run, open_run
+from lib.runs import Run
 from lib.runs.files import load_state, load_weights
-from support import content, environment, lines, small
+from lib.train import train
+from support import content, environment, few, folder_config, lines, run_in, small
 
 STAGES = ("half", "written", "renamed")
 
@@ -39,7 +43,10 @@ class Killer:
 
 
 def check_visible_files(run: Run) -> None:
-    """Whatever moment the process died at: every file that has its name is whole, metrics have no gap or duplicate."""
+    """Whatever moment the process died at: every file with its name is whole.
+
+    Metrics have no gap and no duplicate.
+    """
     for path in run.folder.rglob("*"):
         if path.name.startswith(".") or path.name == "lock" or path.is_dir():
             continue
@@ -58,20 +65,18 @@ def check_visible_files(run: Run) -> None:
             safetensors.torch.load_file(path)
 
 
-def kill_everywhere(killer, tmp_path, fields, points, data=None) -> None:
-    """For every (call, stage) of points: a run killed there and resumed equals the run that was never stopped."""
-    from support import folder_config
-
+def kill_everywhere(killer, tmp_path, fields, points) -> None:
+    """For every (call, stage): a run killed there and resumed equals the one never stopped."""
     root = fields.get("root")
     rest = {k: v for k, v in fields.items() if k != "root"}
     config = folder_config(root, **rest) if root else small(**rest)
     whole_folder = tmp_path / "whole"
     assert killer(whole_folder, fields)["status"] == 0
-    whole = Run(config, whole_folder / "runs" / open_run(config).folder.name)
+    whole = run_in(whole_folder, config)
     for call, stage in points:
         outputs = tmp_path / f"{call}-{stage}"
         assert killer(outputs, fields, call=call, stage=stage)["status"] == -signal.SIGKILL
-        run = Run(config, outputs / "runs" / whole.folder.name)
+        run = run_in(outputs, config)
         check_visible_files(run)
         assert killer(outputs, fields)["status"] == 0
         assert content(run) == content(whole), (call, stage)
@@ -84,14 +89,13 @@ def writes_of(killer, tmp_path, fields) -> int:
 
 
 def kill_at_random(killer, tmp_path, fields, seed, most) -> int:
-    """Kills one run at random moments, `most` times or until it has come to its end; returns how often."""
+    """Kills one run at random moments, `most` times or until it has ended; returns how often."""
     rng = random.Random(seed)
     config = small(**fields)
     before = time.monotonic()
     assert killer(tmp_path / "whole", fields)["status"] == 0
     seconds = time.monotonic() - before
-    name = open_run(config).folder.name
-    run, kills = Run(config, tmp_path / "killed" / "runs" / name), 0
+    run, kills = run_in(tmp_path / "killed", config), 0
     while (
         kills < most
         and killer(tmp_path / "killed", fields, after=rng.uniform(0, 0.6 * seconds))["status"]
@@ -100,19 +104,17 @@ def kill_at_random(killer, tmp_path, fields, seed, most) -> int:
         if run.folder.exists():
             check_visible_files(run)
     assert killer(tmp_path / "killed", fields)["status"] == 0
-    assert content(run) == content(Run(config, tmp_path / "whole" / "runs" / name))
+    assert content(run) == content(run_in(tmp_path / "whole", config))
     return kills
 
 
 def leak(number: int, warm: int) -> tuple[int, float]:
     """Growth of open files and of memory (MiB) over `number` short runs, after `warm` runs."""
-    import gc
-
-    data = few(small())
+    data, process = few(small()), psutil.Process()
     for seed in range(warm + number):
         if seed == warm:
             gc.collect()
-            files, memory = open_files(), resident()
+            files, memory = process.num_fds(), process.memory_info().rss
         train(small(seed=seed, epochs=1, snapshots=0), data)
     gc.collect()
-    return open_files() - files, resident() - memory
+    return process.num_fds() - files, (process.memory_info().rss - memory) / 2**20

@@ -1,11 +1,14 @@
-"""A process that trains in forked children and kills them: one import of torch for hundreds of kills.
+"""A process that trains in forked children and kills them: one import of torch for many kills.
 
 Reads one JSON job a line: {"outputs", "fields" of the small config, and one of
-  "call": n, "stage": "half" | "written" | "renamed"   SIGKILL at the n-th file written: in the middle of its bytes,
-                                                       before its rename, or just after it
-  "after": seconds                                     SIGKILL then, wherever it is
-  "limit": bytes                                       no file may grow beyond that (a full disk)}
-Answers {"status": exit status, negative for a signal, "writes": files written, "error": the InputError}.
+  "call": n, "stage": "half" | "written" | "renamed"
+      SIGKILL at the n-th file written: in the middle of its bytes, before its rename, or after it
+  "after": seconds
+      SIGKILL then, wherever it is
+  "limit": bytes
+      no file may grow beyond that (a full disk)}
+Answers {"status": exit status, negative for a signal, "writes": files written,
+"error": the InputError}.
 """
 
 import io
@@ -20,7 +23,7 @@ from contextlib import redirect_stdout
 
 from tqdm import tqdm
 
-import lib.runs
+import lib.runs.files
 from lib.errors import InputError
 from lib.train import train
 from support import few, folder_config, small
@@ -63,14 +66,13 @@ def arm(call: int | None, stage: str) -> None:
         return Half(file) if mode == "wb" and stage == "half" and writes + 1 == call else file
 
     os.replace = replace
-    lib.runs.open = half_open  # type: ignore[attr-defined]
+    lib.runs.files.open = half_open  # type: ignore[attr-defined]
 
 
 def child(job: dict, answer: int) -> None:
     os.environ["UMAE_OUTPUTS"] = job["outputs"]
-    tqdm.set_lock(
-        threading.RLock()
-    )  # its own is shared by forked processes: one killed while it holds it stops all
+    # tqdm's own lock is shared by forked processes: one killed while it holds it stops all.
+    tqdm.set_lock(threading.RLock())
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     arm(job.get("call"), job.get("stage", ""))
@@ -89,9 +91,8 @@ def child(job: dict, answer: int) -> None:
 
 
 def main() -> None:
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # all that torch imports at its first step is imported once, here
+    # All that torch imports at its first step is imported once, here.
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["UMAE_OUTPUTS"] = folder
         with redirect_stdout(io.StringIO()):
             train(small(epochs=1), few(small()))
@@ -110,7 +111,7 @@ def main() -> None:
             told += part
         os.close(read)
         if "after" in job:
-            timer.cancel()  # the process still exists as long as nobody waited for it: its number is its own
+            timer.cancel()  # nobody has waited for the process yet: its number is its own
             timer.join()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(json.dumps({"status": status, **json.loads(told or b"{}")}), flush=True)

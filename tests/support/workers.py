@@ -60,7 +60,10 @@ def steps(config: Config, count: int) -> dict[str, Any]:
 
 
 def global_uniformity(features: Tensor, form: str) -> dict[str, Tensor]:
-    """Value and gradient of this process's share, gathered; DDP's averaging is a division by the processes."""
+    """Value and gradient of this process's share, gathered.
+
+    DDP's averaging is a division by the processes.
+    """
     rank, world = collectives.rank_and_world_size()
     share = features.chunk(world)[rank].clone().requires_grad_()
     value = uniformity_loss(share, form)
@@ -74,7 +77,7 @@ def global_uniformity(features: Tensor, form: str) -> dict[str, Tensor]:
 
 
 def many(*calls: tuple) -> list[Any]:
-    """Several functions in one launch, for starting the processes is what takes time; an InputError is an answer."""
+    """Several functions in one launch, for starting takes the time; an error is an answer."""
     answers = []
     for fn, *args in calls:
         try:

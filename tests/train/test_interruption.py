@@ -1,4 +1,4 @@
-"""Killed at any moment, two at once, a full disk, a vanished folder: nothing lost, nothing half-done."""
+"""Killed at any moment, two at once, a full disk, a vanished folder: nothing lost."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from support import at_step, cli_args, content, environment, few, small
+from support import at_step, cli_args, content, environment, few, run_in, run_of, small
 from support.killer import (
     STAGES,
     Killer,
@@ -21,7 +21,6 @@ from support.killer import (
 )
 
 from lib.errors import InputError
-from lib.runs import Run, open_run
 from lib.runs.files import load_state
 from lib.train import train
 from lib.train.arguments import main
@@ -45,19 +44,19 @@ def test_a_full_disk_stops_with_one_line_and_leaves_the_checkpoint(killer, tmp_p
     config = small(**fields)
     outputs = tmp_path / "full"
     assert killer(outputs, fields, call=number - 6, stage="written")["status"] == -signal.SIGKILL
-    run = Run(config, outputs / "runs" / open_run(config).folder.name)
+    run = run_in(outputs, config)
     before = (run.folder / "state.pt").read_bytes()
     answer = killer(outputs, fields, limit=len(before) // 2)
     assert answer["status"] == 2
     assert answer["error"].startswith(f"cannot write {run.folder}/")
     assert answer["error"].endswith(
-        " (File too large); earlier files are intact: free the disk or set UMAE_OUTPUTS to a folder that can be "
-        "written, then run again to resume"
+        " (File too large); earlier files are intact: free the disk or set UMAE_OUTPUTS to a "
+        "folder that can be written, then run again to resume"
     )
     assert (run.folder / "state.pt").read_bytes() == before and not list(run.folder.rglob(".*"))
     check_visible_files(run)
     assert killer(outputs, fields)["status"] == 0
-    assert content(run) == content(Run(config, tmp_path / "count" / "runs" / run.folder.name))
+    assert content(run) == content(run_in(tmp_path / "count", config))
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
@@ -72,8 +71,8 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(
         else:
             outputs.rename(tmp_path / "elsewhere")
         if how == "replaced":  # another process has started the run anew in its place
-            open_run(config).folder.mkdir(parents=True)
-            (open_run(config).folder / "lock").touch()
+            run_of(config).folder.mkdir(parents=True)
+            (run_of(config).folder / "lock").touch()
 
     at_step(monkeypatch, 4, vanish)
     with pytest.raises(
@@ -85,9 +84,7 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(
         ["lock"] if how == "replaced" else []
     )
     if how == "moved":
-        check_visible_files(
-            Run(config, tmp_path / "elsewhere" / "runs" / open_run(config).folder.name)
-        )
+        check_visible_files(run_in(tmp_path / "elsewhere", config))
 
 
 def start(*args: str, **env: str) -> subprocess.Popen[str]:
@@ -113,10 +110,10 @@ def wait_for(condition, process, seconds=120) -> None:
 def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trains(
     tmp_path, monkeypatch, capfd
 ):
-    """Two real processes, SIGTERM and SIGINT as a scheduler and a user send them, then on to the end."""
+    """Two real processes; SIGTERM and SIGINT as a scheduler and a user send them; then the rest."""
     fields = {"epochs": 30, "batch_size": 128, "eval_every": 2, "checkpoint_every": 7}
     config = small(**fields)
-    run = open_run(config)
+    run = run_of(config)
 
     def measured(n):
         return lambda: len(run.metrics()) >= n
@@ -135,11 +132,9 @@ def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trai
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + number
-        step = load_state(run.folder / "state.pt")["step"]
-        assert (
-            err
-            == f"error: stopped at step {step}, saved; the same command resumes {run.folder.name}\n"
-        )
+        step = load_state(run.folder / "state.pt")["position"]["step"]
+        how = f"stopped at step {step}, saved; the same command resumes {run.folder.name}"
+        assert err == f"error: {how}\n"
         check = [m["epoch"] for m in run.metrics()]
         assert check == list(range(2, 2 * len(check) + 1, 2))
     main(cli_args(**fields))
@@ -162,18 +157,8 @@ def test_different_configs_at_once_do_not_touch_each_other(killer, tmp_path, mon
     other.process.wait(30)
     for own in fields:
         alone = train(small(**own), few(small(**own)))
-        assert content(Run(small(**own), shared / "runs" / alone.folder.name)) == content(alone)
+        assert content(run_in(shared, small(**own))) == content(alone)
     assert len(os.listdir(shared / "runs")) == 2
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def resident() -> float:
-    """MiB of memory in use by this process."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -15,32 +15,34 @@ from support import (
     folder_config,
     image_folder,
     lines,
+    run_of,
     same_tensors,
     small,
     weights,
 )
 
 import lib.compute.device
-import lib.runs
-import lib.train
+import lib.runs.folder
+import lib.train.loop
 from lib.compute import cpu_kernels as kernels
 from lib.data import load, validation_mask
-from lib.errors import InputError, Interrupted, NonFiniteLoss
+from lib.errors import Interrupted, NonFiniteLoss
 from lib.losses import UNIFORMITY_FORMS
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import resolve
-from lib.runs import open_run, provenance
+from lib.runs import provenance
 from lib.runs.files import load_state, load_weights
 from lib.runs.provenance import processor
 from lib.train import train
+from lib.train.checkpoint import Checkpoint
 from lib.train.loop import Trainer
 from lib.train.objective import Objective, learning_rate
 
 STEPS = 3  # an epoch of few(): 200 images, batches of 64
 
 
-# ---- the same -------------------------------------------------------------------------------------------------------
+# the same
 
 
 def test_same_seed_same_weights_and_metrics_whatever_the_global_random_state(monkeypatch, tmp_path):
@@ -55,11 +57,8 @@ def test_same_seed_same_weights_and_metrics_whatever_the_global_random_state(mon
     assert not same_tensors(weights(runs[0]), weights(train(small(seed=1), few(small(seed=1)))))
 
 
-LOW = {
-    "precision": "bf16",
-    "embed_dim": 32,
-    "decoder_dim": 32,
-}  # by our own passes, where the machine can
+# With the CPU kernels, where the machine can.
+LOW = {"precision": "bf16", "embed_dim": 32, "decoder_dim": 32}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_a_signal_at_any_step_saves_and_resuming_equals_not_stopping(
             Interrupted, match=f"stopped at step {step + 1}, saved; the same command resumes"
         ):
             train(config, few(config))
-        assert open_run(config).result is None
+        assert run_of(config).result is None
     resumed = train(config, few(config))
     assert (f"resuming at step {step + 1} " in capfd.readouterr().out) == (step < 2 * STEPS - 1)
     assert content(resumed) == content(whole)
@@ -89,19 +88,21 @@ def test_a_signal_at_any_step_saves_and_resuming_equals_not_stopping(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_result_names_the_commits_of_all_its_sittings_and_how_it_was_computed(monkeypatch):
+def test_a_result_names_the_commits_of_all_its_attempts_and_how_it_was_computed(monkeypatch):
     made = iter(["first", "second", "second"])
-    monkeypatch.setattr(lib.runs, "provenance", lambda: {**provenance(), "commit": next(made)})
+    monkeypatch.setattr(
+        lib.runs.folder, "provenance", lambda: {**provenance(), "commit": next(made)}
+    )
     config = small(epochs=3)
     for step in (1, 4):
         at_step(monkeypatch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
             train(config, few(config))
     run = train(config, few(config))
-    assert [sitting["commit"] for sitting in run.record["before"]] == ["first", "second"]
+    assert [attempt["commit"] for attempt in run.record["attempts"]] == ["first", "second"]
     assert run.result["commit"] == "first then second"
-    assert (run.result["precision"], run.result["passes"]) == ("fp32", "torch's")
-    assert run.result["time"] == run.record["time"] >= run.record["before"][1]["time"]
+    assert (run.result["precision"], run.result["kernels"]) == ("fp32", "torch")
+    assert run.result["time"] == run.record["time"] >= run.record["attempts"][1]["time"]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -109,7 +110,7 @@ def test_a_result_says_in_which_precision_it_was_computed(monkeypatch, bf16):
     monkeypatch.setattr(lib.compute.device, "has_bf16", lambda _: bf16)
     run = train(small(**LOW), few(small(**LOW)))
     assert run.result["precision"] == ("bf16" if bf16 else "fp32")
-    assert run.result["passes"] == ("own" if bf16 and kernels.load()[0] else "torch's")
+    assert run.result["kernels"] == ("cpu" if bf16 and kernels.load()[0] else "torch")
 
 
 @pytest.mark.parametrize(
@@ -137,9 +138,9 @@ def test_a_finished_run_is_reused_without_training_or_writing(monkeypatch, capsy
     run = train(config, few(config))
     before = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*")}
     capsys.readouterr()
-    monkeypatch.setattr(lib.train, "load", lambda _: pytest.fail("no data is needed"))
-    monkeypatch.setattr(lib.train, "Trainer", lambda *_: pytest.fail("no training is needed"))
-    assert train(dataclasses.replace(config, workers=7, checkpoint_every=9)).result == run.result
+    monkeypatch.setattr(lib.train.loop, "Trainer", lambda *_: pytest.fail("no training is needed"))
+    same = dataclasses.replace(config, workers=7, checkpoint_every=9)
+    assert train(same).result == run.result
     assert capsys.readouterr().out.startswith(f"reusing {run.folder.name}: finished ")
     assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*")} == before
 
@@ -151,12 +152,12 @@ def test_a_run_that_another_process_finished_meanwhile_is_reused(monkeypatch, ca
     result = (run.folder / "result.json").read_bytes()
     (run.folder / "result.json").unlink()
 
-    def slow_load(_):
+    def slow_load(**_):
         (run.folder / "result.json").write_bytes(result)
         return few(config)
 
     before = (run.folder / "model.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(lib.train, "load", slow_load)
+    monkeypatch.setattr(lib.train.loop, "load", slow_load)
     capsys.readouterr()
     assert train(config).result == run.result
     assert "reusing" in capsys.readouterr().out
@@ -174,7 +175,7 @@ def test_forms_of_the_absent_term_share_one_run_and_its_numbers(monkeypatch, tmp
 
 
 def test_accumulated_steps_equal_whole_batches_up_to_rounding():
-    """The reconstruction term is a mean over images, the spectral term is estimated per part: so lam = 0."""
+    """With lam = 0: the reconstruction is a mean over images, the spectral term a mean per part."""
     one, two, eight = (
         train(c, few(c)) for a in (1, 2, 8) for c in [small(lam=0, accum_steps=a, precision="fp64")]
     )
@@ -189,7 +190,7 @@ def test_threads_do_not_change_order_crops_or_masks(monkeypatch):
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            trainer = Trainer(config, few(config), open_run(config))
+            trainer = Trainer(config, few(config))
             batches.append([b for epoch in (0, 1) for b in trainer.micro_batches(epoch)])
         finally:
             torch.set_num_threads(1)
@@ -202,7 +203,7 @@ def test_an_epoch_shows_every_image_at_most_once_in_another_order_each_time():
     config = small(batch_size=50)
     data = few(config)
     data.train.labels = torch.arange(200)  # the label tells the image
-    trainer = Trainer(config, data, open_run(config))
+    trainer = Trainer(config, data)
     trainer.labels = data.train.labels
     orders = [torch.cat([y for _, _, y in trainer.micro_batches(epoch)]) for epoch in (0, 1)]
     for order in orders:
@@ -221,14 +222,14 @@ def test_a_streamed_run_equals_the_run_in_memory(tmp_path, monkeypatch, workers)
     assert content(runs[0]) == content(runs[1])
 
 
-# ---- what is learned from what --------------------------------------------------------------------------------------
+# what is learned from what
 
 
 def trained(config, data) -> dict[str, torch.Tensor]:
     """Model and online heads after training, without a run folder's reuse."""
-    trainer = Trainer(config, data, open_run(config))
-    with trainer.run.lock():
-        trainer.fit([])
+    trainer, run = Trainer(config, data), run_of(config)
+    with run.lock():
+        trainer.fit(Checkpoint(run, trainer.objective, trainer.optimizer, trainer.device), [])
     return {k: v.clone() for k, v in trainer.objective.state_dict().items()}
 
 
@@ -237,7 +238,7 @@ def test_validation_labels_never_train_the_online_layer_and_no_label_trains_the_
 ):
     config = small()
     held = validation_mask(few(config).train.labels)
-    monkeypatch.setattr(lib.train, "validation_mask", lambda labels: held)
+    monkeypatch.setattr(lib.train.loop, "validation_mask", lambda labels: held)
     base = trained(config, few(config))
     changed = {}
     for name, where in (("validation", held), ("training", ~held)):
@@ -286,14 +287,14 @@ def test_the_gradient_is_that_of_reconstruction_plus_lam_times_uniformity():
 
 
 def test_weight_decay_is_on_matrices_only():
-    trainer = Trainer(small(), few(small()), open_run(small()))
+    trainer = Trainer(small(), few(small()))
     names = {id(p): n for n, p in trainer.objective.named_parameters()}
     groups = [{names[id(p)] for p in g["params"]} for g in trainer.optimizer.param_groups]
     decay = [g["weight_decay"] for g in trainer.optimizer.param_groups]
-    assert decay == [0.05, 0, 0]
-    assert {n.rsplit(".", 1)[-1] for n in groups[0]} == {"weight"}
-    assert not any("norm" in n or n.endswith("bias") or "_token" in n for n in groups[0])
-    assert {"mae.encoder.cls_token", "mae.mask_token", "mae.encoder.norm.weight"} <= groups[1]
+    assert decay == [0, 0.05, 0]
+    assert {n.rsplit(".", 1)[-1] for n in groups[1]} == {"weight"}
+    assert not any("norm" in n or n.endswith("bias") or "_token" in n for n in groups[1])
+    assert {"mae.encoder.cls_token", "mae.mask_token", "mae.encoder.norm.weight"} <= groups[0]
     assert all(n.startswith("heads.") for n in groups[2])
     trainable = {n for n, p in trainer.objective.named_parameters() if p.requires_grad}
     assert set.union(*groups) == trainable and sum(map(len, groups)) == len(trainable)
@@ -324,8 +325,8 @@ def test_other_precisions_train(precision):
 
 
 RECIPES = [
-    {"mask_ratio": 0}, {"mask_ratio": 0.93}, {"norm_pix_loss": True}, {"normalize": "unit"}, {"augment": "crop"},
-    {"pool": "avg"}, {"uniformity": "euclidean"}, {"snapshots": 0},
+    {"mask_ratio": 0.0}, {"mask_ratio": 0.93}, {"norm_pix_loss": True}, {"normalize": "unit"},
+    {"augment": "crop"}, {"pool": "avg"}, {"uniformity": "euclidean"}, {"snapshots": 0},
 ]  # fmt: skip
 
 
@@ -336,7 +337,7 @@ def test_every_kind_of_recipe_trains(fields):
     assert [m["step"] for m in run.metrics()] == [3, 6] and run.result["steps"] == 6
 
 
-# ---- what is written ------------------------------------------------------------------------------------------------
+# what is written
 
 
 def test_a_finished_run_holds_metrics_weights_snapshots_and_the_encoder():
@@ -379,16 +380,16 @@ def test_a_metrics_line_is_the_epochs_mean_and_the_result_is_measured_on_the_tes
     data = few(config)
     model = run.load_model()
     with torch.no_grad():
-        x = data.normalize(data.test.images)
+        x = data.normalization(config.normalize)(data.test.images)
         spread = model.encode(x, random_masks(200, 16, 0.0))[:, 0]
     assert run.result["test_reconstruction"] > 0 and spread.std() > 0
 
 
 def test_accuracy_on_full_images_is_the_online_layers(monkeypatch):
     config = small()
-    trainer = Trainer(config, few(config), open_run(config))
+    trainer = Trainer(config, few(config))
     with torch.no_grad():
-        x = trainer.data.normalize(trainer.data.test.images)
+        x = trainer.normalization(trainer.data.test.images)
         latent = trainer.objective.mae.encode(x, random_masks(200, 16, 0.0))
         expected = {"token": latent[:, 0], "avg": latent[:, 1:].mean(1)}
         for pool, feature in expected.items():
@@ -398,7 +399,7 @@ def test_accuracy_on_full_images_is_the_online_layers(monkeypatch):
             )
 
 
-# ---- what stops it --------------------------------------------------------------------------------------------------
+# what stops it
 
 
 @pytest.mark.parametrize("step", [3, 4])
@@ -408,16 +409,15 @@ def test_a_non_finite_loss_stops_names_the_step_and_keeps_the_last_checkpoint(
     config = small()
     whole = train(config, few(config))
     elsewhere(monkeypatch, tmp_path, "broken")
-    at_step(
-        monkeypatch, step, lambda: math.inf
-    )  # the weights are gone after this step, the loss in the next
-    with pytest.raises(
-        NonFiniteLoss,
-        match=rf"the loss is not finite at step {step + 1} \(epoch 1\); the last checkpoint is kept",
-    ):
+    # The weights are gone after this step, the loss in the next.
+    at_step(monkeypatch, step, lambda: math.inf)
+    text = rf"the loss is not finite at step {step + 1} \(epoch 1\); the last checkpoint is kept"
+    with pytest.raises(NonFiniteLoss, match=text):
         train(config, few(config))
-    state = load_state(open_run(config).folder / "state.pt")
-    assert state["step"] == 3 and all(v.isfinite().all() for v in state["objective"].values())
+    state = load_state(run_of(config).folder / "state.pt")
+    assert state["position"]["step"] == 3 and all(
+        v.isfinite().all() for v in state["objective"].values()
+    )
     assert content(train(config, few(config))) == content(whole)
 
 
@@ -429,7 +429,7 @@ def test_weights_lost_in_the_last_step_of_an_epoch_are_never_saved(monkeypatch, 
     at_step(monkeypatch, step, lambda: math.inf)
     with pytest.raises(NonFiniteLoss, match=f"the weights are not finite after step {step} "):
         train(config, few(config))
-    assert open_run(config).result is None
+    assert run_of(config).result is None
     assert content(train(config, few(config))) == content(whole)
 
 
@@ -439,15 +439,20 @@ def test_a_huge_rate_stops_too():
         train(config, few(config))
 
 
-def test_other_data_under_the_same_name_is_refused(monkeypatch):
+def test_a_run_on_images_that_changed_is_kept_and_a_new_one_is_made_beside_it(monkeypatch, capsys):
     config = small()
-    at_step(monkeypatch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Interrupted):
-        train(config, few(config))
+    first = train(config, few(config))
+    before = content(first)
     other = few(config, 150)
-    other.fingerprint = "0123"
-    with pytest.raises(InputError, match="was trained on other data"):
-        train(config, other)
+    other.fingerprint = "0123456789abcdef"
+    capsys.readouterr()
+    second = train(config, other)
+    assert second.folder != first.folder and content(first) == before
+    said = capsys.readouterr().out
+    assert f"not reusing {first.folder.name}: it was trained on other images under the same" in said
+    assert second.record["fingerprint"] == other.fingerprint
+    assert train(config, few(config)).folder == first.folder
+    assert "not reusing" not in capsys.readouterr().out
 
 
 def test_outside_the_main_thread_training_works_without_signals():
@@ -460,7 +465,7 @@ def test_outside_the_main_thread_training_works_without_signals():
 
 def test_a_whole_epoch_of_the_default_preset_learns():
     config = resolve(epochs=3, device="cpu")
-    run = train(config, load(config))
+    run = train(config, load(**config.data_fields))
     losses = [m["reconstruction"] for m in run.metrics()]
     assert losses[-1] < losses[0] and run.result["test_reconstruction"] < 0.9
 

@@ -1,31 +1,37 @@
 """Sweeps find, resume and train; Table 1 reads what is there."""
 
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
-from support import environment, few, same_tensors, small, weights
+from support import environment, few, run_of, same_tensors, small, weights
 
 from lib.evaluate import evaluate
 from lib.evaluate.finetuning import finetune
 from lib.evaluate.recipes import recipe_for
 from lib.notebook import table1
 from lib.notebook.table1 import PAPER, finetuned, finished_runs, linear, setting
-from lib.runs import open_run
 from lib.train import sweep, train, train_all
+
+
+def said_of_runs(capsys) -> list[str]:
+    """The lines that `train_all` prints, without those of its bar."""
+    printed = re.split(r"[\n\r]", capsys.readouterr().out)
+    return [line.rstrip() for line in printed if re.match(r" +\d+/\d+  ", line)]
 
 
 def test_a_sweep_trains_each_run_once_and_says_what_it_did(capsys, monkeypatch):
     configs = [small(epochs=1, lam=lam) for lam in (0.0, 0.1)]
     data = few(configs[0])
     first = train_all(configs, data)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[1][:7] for line in lines] == ["trained", "trained"]
-    assert lines[0].startswith("  1/2  ")
+    said = said_of_runs(capsys)
+    assert sorted(line[:5] for line in said) == ["  1/2", "  2/2"]
+    assert all(": trained in " in line for line in said)
     assert "epoch    1/1" in (first[0].folder / "log.txt").read_text()
-    monkeypatch.setattr(sweep, "train", None)
+    monkeypatch.setattr(sweep, "run_jobs", lambda *_: pytest.fail("nothing is missing"))
     assert train_all(configs, data) == first
     assert capsys.readouterr().out.count(": found") == 2
 
@@ -34,14 +40,14 @@ def test_a_run_of_a_sweep_is_the_run_of_train():
     config, other = small(epochs=1), small(epochs=1, seed=1)
     data = few(config)
     swept = weights(train_all([other, config], data)[1])
-    (open_run(config).folder / "result.json").unlink()
+    (run_of(config).folder / "result.json").unlink()
     assert same_tensors(swept, weights(train(config, data)))
 
 
 SWEEP = """
 from support import small
 from lib.train import train_all
-train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)])
+train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)], jobs=1)
 """
 
 
@@ -51,19 +57,16 @@ def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
     process = subprocess.Popen(
         [sys.executable, "-c", SWEEP], env=env, cwd="/", stdout=subprocess.DEVNULL
     )
-    state, begun = open_run(configs[1]).folder / "state.pt", time.monotonic()
+    state, begun = run_of(configs[1]).folder / "state.pt", time.monotonic()
     while not state.is_file() and process.poll() is None and time.monotonic() - begun < 120:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    finished = open_run(configs[0]).folder / "model.safetensors"
+    finished = run_of(configs[0]).folder / "model.safetensors"
     before = finished.stat().st_mtime_ns
-    assert open_run(configs[1]).result is None
+    assert run_of(configs[1]).result is None
     runs = train_all(configs)
-    assert [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "found",
-        "resumed",
-    ]
+    assert [line.split(": ")[1].split()[0] for line in said_of_runs(capsys)] == ["found", "resumed"]
     assert finished.stat().st_mtime_ns == before
     assert runs[1].result["epochs"] == 50
 
@@ -84,7 +87,7 @@ def test_table_1_reads_what_has_been_measured_and_measures_nothing(monkeypatch):
     config = small(epochs=1)
     data = few(config)
     run = train(config, data)
-    (open_run(small(epochs=7)).folder).mkdir(parents=True)  # begun, not finished
+    (run_of(small(epochs=7)).folder).mkdir(parents=True)  # begun, not finished
     assert [r.folder for r in finished_runs()] == [run.folder]
     found = next(finished_runs())
     assert found.config == run.config
