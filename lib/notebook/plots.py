@@ -79,7 +79,7 @@ def draw_seeds(
         ax.scatter([at] * len(seeds), seeds, s=9, color=colour, alpha=0.6 * alpha, lw=0, zorder=2)
         ax.plot(at, mean, marker, ms=6, mfc=face, mec=colour, alpha=alpha, zorder=3)
         if len(seeds) > 1:
-            bar = Line2D([at, at], interval(seeds), color=colour, lw=1.2, alpha=0.7 * alpha)
+            bar = Line2D([at, at], interval(seeds), color=colour, lw=1.2, alpha=0.5 * alpha)
             ax.add_artist(bar)  # an artist that is not a line leaves the limits alone
     ax.plot(x, means, line, color=colour, lw=1.3, alpha=0.8, zorder=1)
     if label is not None:

@@ -104,17 +104,14 @@ def test_table_1_reads_what_has_been_measured_and_measures_nothing(monkeypatch):
 
 
 def test_a_column_is_everything_but_the_term_and_the_seed():
-    base = small()
-    for same in (
-        small(lam=0.0),
-        small(lam=0.5),
-        small(seed=3),
-        small(uniformity="euclidean"),
-        small(pool="avg"),
-    ):
-        assert setting(same) == setting(base)
-    for other in (small(epochs=3), small(mask_ratio=0.5), small(base_lr=1e-3)):
-        assert setting(other) != setting(base)
+    def of(fingerprint="images", **fields):
+        return setting(open_run(small(**fields), fingerprint))
+
+    terms = [{"lam": 0.0}, {"lam": 0.5}, {"uniformity": "euclidean"}, {"pool": "avg"}]
+    for same in ({"seed": 3}, *terms):
+        assert of(**same) == of()
+    for other in ({"epochs": 3}, {"mask_ratio": 0.5}, {"base_lr": 1e-3}, {"fingerprint": "new"}):
+        assert of(**other) != of()
 
 
 def test_runs_of_another_version_are_left_out_of_the_table(monkeypatch):
