@@ -1,0 +1,395 @@
+"""Which probe flatters an encoder: its features' shape, its accuracy by protocol, and the gap.
+
+The protocol gap of a feature is its accuracy under a thorough protocol (batch-normed "mae" or
+converged "lbfgs") minus that under a plain linear layer of 10 epochs ("sgd"). A plain probe moves
+slowly along directions in which the features vary little, so the gap grows with the condition
+number of the features. It says how much of an encoder's accuracy a short plain probe leaves unread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.data import Dataset
+from lib.errors import InputError
+from lib.evaluate.accuracy import PROBES_VERSION
+from lib.evaluate.encoders import FrozenEncoder
+from lib.evaluate.features import VERSION as FEATURES_VERSION
+from lib.evaluate.features import Features, encode, kept_features
+from lib.evaluate.pictures import chosen_pictures, seen_by
+from lib.evaluate.probes import FROZEN, PROTOCOLS, Probe, accuracies, linear_predictions
+from lib.evaluate.representation import condition_number
+from lib.losses import effective_rank, spectrum
+from lib.runs.cache import cached
+from lib.runs.files import write_atomic, write_json
+from lib.runs.folder import outputs
+from lib.runs.provenance import provenance
+
+PLAIN, THOROUGH = "sgd", ("mae", "lbfgs")
+LINEAR = (PLAIN, *THOROUGH)
+DRAWS = 1000  # bootstrap samples of the test pictures
+BF16_PICTURES = 2000  # of each split, on which float32 and bf16 are compared
+BF16_POINTS = 0.1  # by which the probe's answer may move
+NAMES = {
+    "token": "class token",
+    "avg": "mean of patch tokens",
+    "pooled": "own pooled feature",
+    "sgd": "a plain linear layer of 10 epochs (sgd)",
+    "mae": "a batch-normed layer of 90 epochs (mae)",
+    "lbfgs": "a converged logistic regression (lbfgs)",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean in points of accuracy, with the 95 % interval over pictures and probe seeds."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} ± {(self.high - self.low) / 2:.1f}"
+
+    def __neg__(self) -> "Interval":
+        return Interval(-self.mean, -self.high, -self.low)
+
+
+class Answers:
+    """Which test pictures each protocol names right: arrays (probe seeds, N) of 0 and 1.
+
+    Every encoder of an audit has its own; all draw the same pictures, so differences are paired.
+    """
+
+    def __init__(self, right: dict[str, np.ndarray]) -> None:
+        self.right = right
+
+    def draws(self, protocol: str) -> np.ndarray:
+        """Percent, one value a bootstrap draw: pictures with replacement, one probe seed."""
+        right = self.right[protocol].astype(np.float32)
+        seeds, count = right.shape
+        each = bootstrap_counts(count) @ right.T * (100 / count)
+        which = np.random.default_rng(1).integers(seeds, size=DRAWS)
+        return each[np.arange(DRAWS), which]
+
+    def mean(self, protocol: str) -> float:
+        """Percent of the pictures, over all probe seeds."""
+        return 100 * float(self.right[protocol].mean())
+
+
+@lru_cache(maxsize=1)
+def bootstrap_counts(count: int) -> np.ndarray:
+    """(DRAWS, count): how often each of `count` pictures is in each draw with replacement."""
+    random = np.random.default_rng(0)
+    share = np.full(count, 1 / count)
+    return random.multinomial(count, share, size=DRAWS).astype(np.float32)
+
+
+def difference(a: Answers, of_a: str, b: Answers, of_b: str) -> Interval:
+    """Accuracy of `a` under protocol `of_a` minus that of `b` under `of_b`, paired by picture."""
+    draws = a.draws(of_a) - b.draws(of_b)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(a.mean(of_a) - b.mean(of_b), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an audit measures.
+
+    seeds: of the trained probes; protocols without randomness run once. budgets: epochs of the
+    plain probe. precision: "fp32", or "bf16" where it does not move the probe's answer.
+    """
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budgets: tuple[int, ...] = (1, 3, 10, 30, 100)
+    precision: str = "fp32"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds must be different numbers, got {list(self.seeds)}")
+        if not self.budgets or min(self.budgets) < 1:
+            raise InputError(f"budgets must be epochs of at least 1, got {list(self.budgets)}")
+
+
+@dataclass
+class Page:
+    """What the audit found of one feature of one encoder; accuracies in percent.
+
+    accuracy[protocol] = {"validation", "test"}, a value a probe seed. budget: test accuracy of the
+    plain probe by epochs. gaps: by thorough protocol. report: the linear protocol of the best
+    validation accuracy. answers: for paired differences, not written to JSON.
+    """
+
+    encoder: str
+    feature: str
+    dim: int
+    effective_rank: float
+    condition_number: float
+    spectrum: list[float]
+    accuracy: dict[str, dict[str, list[float]]]
+    budget: dict[int, float]
+    gaps: dict[str, Interval]
+    report: str
+    answers: Answers
+
+    @property
+    def thorough(self) -> str:
+        """The thorough protocol that is better on the validation pictures."""
+        return max(THOROUGH, key=lambda p: float(np.mean(self.accuracy[p]["validation"])))
+
+    def sentence(self) -> str:
+        """What the gap says, in plain words."""
+        gap, better = self.gaps[self.thorough], NAMES[self.thorough]
+        feature = f"the {NAMES.get(self.feature, self.feature)} of {self.encoder}"
+        plain, full = (self.answers.mean(p) for p in (PLAIN, self.thorough))
+        numbers = f"{plain:.1f} % against {full:.1f} % under {better}"
+        if gap.low > 0:
+            text = f"A plain probe of 10 epochs understates {feature} by {gap} points ({numbers})"
+        elif gap.high < 0:
+            text = f"A plain probe of 10 epochs reads {feature} better by {-gap} points ({numbers})"
+        else:
+            text = (
+                f"A plain probe of 10 epochs neither understates nor flatters {feature} beyond "
+                f"chance: {gap} points ({numbers})"
+            )
+        return f"{text}; report {NAMES[self.report]}: {self.answers.mean(self.report):.1f} %."
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def audit(
+    encoders: Sequence[FrozenEncoder], data: Dataset, settings: Settings | None = None
+) -> list[Page]:
+    """One page for every feature of every encoder, all on the same pictures and splits.
+
+    Features and probes are kept under outputs/audit, by content: weights, transform, pictures.
+    Raises InputError for two encoders of one name.
+    """
+    settings = settings or Settings()
+    names = [encoder.name for encoder in encoders]
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"encoders must be at least one, of different names, got {names}; name them as in "
+            "MAE=run:NAME"
+        )
+    pages = []
+    for encoder in encoders:
+        for note in encoder.notes:
+            print(f"{encoder.name}: {note}")
+        chosen = settle_bf16(encoder, data) if settings.precision == "bf16" else encoder
+        features = audited_features(chosen, data, settings.workers)
+        for feature in features.x:
+            pages.append(measure(chosen, data, features, feature, settings))
+    return pages
+
+
+def audited_features(encoder: FrozenEncoder, data: Dataset, workers: int = 0) -> Features:
+    """The features of all pictures, computed once; few large pictures at a time save memory."""
+    seen = seen_by(encoder, data)
+    batch_size = max(1, min(100, 2**20 // encoder.image_size**2))
+
+    def compute() -> Features:
+        return encode(encoder, seen, batch_size, workers)
+
+    what, folder = f"features of {encoder.name}", outputs() / "audit" / "features"
+    return kept_features(folder, what, {"encoder": encoder.name}, _content(encoder, data), compute)
+
+
+def _content(encoder: FrozenEncoder, data: Dataset) -> dict[str, Any]:
+    return {
+        "encoder": encoder.digest,
+        "precision": encoder.precision,
+        "images": data.fingerprint,
+    }
+
+
+def settle_bf16(encoder: FrozenEncoder, data: Dataset) -> FrozenEncoder:
+    """The encoder in bf16 if that moves no probe by more than BF16_POINTS, else in float32.
+
+    Both are compared on at most BF16_PICTURES pictures of each split, and a line says the result.
+    """
+    fast = encoder.at("bf16")
+    if fast.precision != "bf16":
+        print(f"{encoder.name}: {fast.notes[-1]}")
+        return fast
+    sample = chosen_pictures(data, max(BF16_PICTURES, 2 * len(data.class_names)))
+    full, half = (audited_features(e, sample) for e in (encoder, fast))
+    moved = max(
+        abs(_test_accuracy(full, protocol, name) - _test_accuracy(half, protocol, name))
+        for name in full.x
+        for protocol in (PLAIN, "lbfgs")
+    )
+    safe = moved <= BF16_POINTS
+    used = "bf16 is used" if safe else f"more than {BF16_POINTS:g}, so float32 is used"
+    print(
+        f"{encoder.name}: bf16 moves the probe's answer by {moved:.2f} points on "
+        f"{len(sample.test):,} test pictures; {used}"
+    )
+    return fast if safe else encoder
+
+
+def _test_accuracy(features: Features, protocol: str, feature: str) -> float:
+    predicted = linear_predictions(features, protocol, feature)[0]
+    return accuracies(predicted, features.y)["test"]
+
+
+def measure(
+    encoder: FrozenEncoder, data: Dataset, features: Features, feature: str, settings: Settings
+) -> Page:
+    """The page of one feature."""
+    x = features.x[feature]["train"]
+    content = {**_content(encoder, data), "feature": feature}
+    accuracy, right = {}, {}
+    for protocol in FROZEN:
+        seeds = settings.seeds if PROTOCOLS[protocol] else (0,)
+        found = [kept_answer(features, protocol, feature, seed, content) for seed in seeds]
+        accuracy[protocol] = {s: [f[s] for f in found] for s in ("validation", "test")}
+        right[protocol] = np.stack([_unpack(f["right"], len(data.test)) for f in found])
+    answers = Answers(right)
+    plain = PROTOCOLS[PLAIN]
+    assert plain is not None
+    budget = {}
+    for epochs in settings.budgets:
+        probe = Probe(**{**asdict(plain), "epochs": epochs})
+        budget[epochs] = kept_answer(features, probe, feature, 0, content)["test"]
+    variances = spectrum(x)
+    return Page(
+        encoder=encoder.name,
+        feature=feature,
+        dim=x.shape[1],
+        effective_rank=effective_rank(x),
+        condition_number=condition_number(x),
+        spectrum=(variances / variances.sum().clamp_min(1e-300)).tolist(),
+        accuracy=accuracy,
+        budget=budget,
+        gaps={p: difference(answers, p, answers, PLAIN) for p in THOROUGH},
+        report=max(LINEAR, key=lambda p: float(np.mean(accuracy[p]["validation"]))),
+        answers=answers,
+    )
+
+
+def kept_answer(
+    features: Features, protocol: str | Probe, feature: str, seed: int, content: dict[str, Any]
+) -> dict[str, Any]:
+    """{"validation", "test", "right"} of one probe, measured once; "right" as packed bits."""
+    probe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
+    settings = {
+        "protocol": protocol if isinstance(protocol, str) else "probe",
+        "probe": asdict(probe) if probe else None,
+        "seed": seed,
+        **content,
+    }
+
+    def compute() -> dict[str, Any]:
+        predicted, found = linear_predictions(features, protocol, feature, seed)
+        right = (predicted["test"] == features.y["test"]).numpy()
+        return {
+            **accuracies(predicted, features.y),
+            **found,
+            "right": np.packbits(right).tobytes().hex(),
+        }
+
+    version = {"features": FEATURES_VERSION, "probes": PROBES_VERSION}
+    return cached(outputs() / "audit" / "probes", "probe", settings, version, compute)
+
+
+def _unpack(text: str, count: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))[:count]
+
+
+# ---- saying --------------------------------------------------------------------------------------
+
+
+def compare(pages: Sequence[Page]) -> list[str]:
+    """How the order of the encoders depends on the protocol: a sentence a pair and feature."""
+    lines = []
+    for feature in dict.fromkeys(page.feature for page in pages):
+        of = [page for page in pages if page.feature == feature]
+        for other in of[1:]:
+            lines.append(_compare(of[0], other))
+    return lines
+
+
+def _compare(a: Page, b: Page) -> str:
+    short = difference(b.answers, PLAIN, a.answers, PLAIN)
+    full = difference(b.answers, "lbfgs", a.answers, "lbfgs")
+    if short.low > 0 > full.high or short.high < 0 < full.low:
+        verdict = "the protocol decides which of the two is better"
+    elif (short.low > 0 and full.low > 0) or (short.high < 0 and full.high < 0):
+        verdict = "both protocols give the same order"
+    else:
+        verdict = "only one of the two protocols, or none, tells them apart"
+    return (
+        f"{NAMES.get(a.feature, a.feature)}: {b.encoder} minus {a.encoder} is {short} points under "
+        f"the plain probe and {full} under the converged one: {verdict}."
+    )
+
+
+COLUMNS = ("encoder", "feature", "D", "rank", "condition", *FROZEN, "gap")
+
+
+def rows(pages: Sequence[Page]) -> list[tuple[str, ...]]:
+    """The table of an audit, as text, a row a page in the order of COLUMNS."""
+    return [
+        (
+            page.encoder,
+            page.feature,
+            str(page.dim),
+            f"{page.effective_rank:.1f}",
+            f"{page.condition_number:.1e}",
+            *(f"{page.answers.mean(p):.1f}" for p in FROZEN),
+            str(page.gaps[page.thorough]),
+        )
+        for page in pages
+    ]
+
+
+def text_table(pages: Sequence[Page]) -> str:
+    """The table for a terminal; accuracies are of the test pictures, in percent."""
+    table = [COLUMNS, *rows(pages)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        cells = [
+            cell.ljust(w) if i < 2 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def latex_table(pages: Sequence[Page]) -> str:
+    """The table as LaTeX with booktabs."""
+    start = [r"\begin{tabular}{ll" + "r" * (len(COLUMNS) - 2) + "}", r"\toprule"]
+    head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in [COLUMNS, *rows(pages)])
+    end = [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join([*start, head, r"\midrule", *body, *end])
+
+
+def _latex(text: str) -> str:
+    for sign in "\\_%&#$":
+        text = text.replace(sign, r"\textbackslash{}" if sign == "\\" else f"\\{sign}")
+    return text.replace("±", r"$\pm$")
+
+
+def as_json(pages: Sequence[Page]) -> list[dict[str, Any]]:
+    """The pages as JSON values, each with its sentence."""
+    found = []
+    for page in pages:
+        fields = {k: v for k, v in vars(page).items() if k not in ("answers", "gaps")}
+        gaps = {protocol: asdict(gap) for protocol, gap in page.gaps.items()}
+        found.append({**fields, "gaps": gaps, "sentence": page.sentence()})
+    return found
+
+
+def write_audit(folder: Path, pages: Sequence[Page], **more: Any) -> None:
+    """folder/audit.json and folder/audit.tex; `more` goes into the JSON with the provenance."""
+    content = {"pages": as_json(pages), "comparisons": compare(pages), **more, **provenance()}
+    write_json(folder / "audit.json", content)
+    write_atomic(folder / "audit.tex", latex_table(pages).encode())
