@@ -14,7 +14,7 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 NEEDED_PYTHON = (3, 11)
-SIZE_GB = {"default": 6.5, "cpu": 2.0}  # of .venv; the downloads are about half of it
+SIZE_GB = {"default": 6.5, "cpu": 2.4}  # of .venv; "cpu" is the rest without CUDA and triton
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CAUSES = [  # a pattern in what pip prints, and the cause that a person reads
     (r"No space left|Errno 28", "there is no room left on the disk"),
@@ -54,8 +54,11 @@ def check_room(folder: Path, size_gb: float) -> None:
         stop(f"{missing:.1f} GB more are needed on the disk of {folder}")
 
 
-def run(command: list) -> str:
-    """Runs a command, shows its output, and returns it; stops with the cause if it fails."""
+def run(command: list, advice: str = "The same command goes on where this one stopped") -> str:
+    """Runs a command, shows its output, and returns it.
+
+    If it fails, this stops with the cause and the advice.
+    """
     shown = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=str(REPO)
@@ -63,11 +66,11 @@ def run(command: list) -> str:
         assert process.stdout is not None
         for line in process.stdout:
             shown.append(line)
-            if not line.startswith("WARNING: Location"):
+            if not line.startswith(("WARNING", "ERROR")):  # told at the end, in one line
                 sys.stdout.write("  " + line)
                 sys.stdout.flush()
     if process.returncode != 0:
-        stop(pip_cause("".join(shown)) + ". The same command goes on where this one stopped.")
+        stop(pip_cause("".join(shown)) + ". " + advice + ".")
     return "".join(shown)
 
 
@@ -83,14 +86,15 @@ def main(argv: "list[str] | None" = None) -> None:
     pins = (REPO / "constraints.txt").read_text().count("==")
     print(f"Installing up to {pins} packages into .venv, about {size:.1f} GB.")
     if not cpu:
-        print("Most of it are CUDA libraries. Without a GPU, add CPU=1 to the command (2 GB).")
+        print("Most of it are CUDA libraries. Without a GPU, add CPU=1 to the command (2.4 GB).")
     sys.stdout.flush()
     python = str(REPO / ".venv" / "bin" / "python")
     run([sys.executable, "-m", "venv", ".venv"])
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip += ["--retries", "2", "-c", "constraints.txt"]
     if cpu:
-        run([*pip, "--index-url", CPU_INDEX, "torch", "torchvision"])
+        advice = "These builds come from PyTorch's own index; without CPU=1 the others are taken"
+        run([*pip, "--index-url", CPU_INDEX, "torch", "torchvision"], advice)
     run([*pip, "-e", f".[{args.extras}]"])
     (REPO / ".venv" / ".ready").touch()
 

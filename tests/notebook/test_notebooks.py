@@ -24,7 +24,7 @@ from lib.presets import REPO, resolve
 from lib.runs import open_run
 
 PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
-PATHS = {name: path for name, path in PATHS.items() if not name.startswith("09")}
+PATHS = {name: path for name, path in PATHS.items() if not name.startswith(("00", "09"))}
 SWEEPS = {
     "04_finetune",
     "05_tsne",
