@@ -4,16 +4,13 @@ from typing import Any
 
 from lib.data import Dataset
 from lib.errors import InputError
-from lib.evaluate import PROTOCOLS, Probe, evaluate
-from lib.evaluate.features import features
+from lib.evaluate import PROTOCOLS, evaluate, features
 from lib.evaluate.representation import condition_number, participation_ratio
 from lib.losses import cosine_weight, effective_rank, spectrum
 from lib.models import POOLS
 from lib.runs import Run
+from study.checks import baselines, budgets, checks
 from study.plan import Planned
-
-# The plain probe's budget: epochs and rate (Figure "budget" of docs/results.md).
-BUDGETS = ((1, 0.01), (10, 0.01), (100, 0.01), (10, 0.1), (100, 0.1))
 
 
 def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
@@ -34,6 +31,9 @@ def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
     }
     if planned.part == "objectives":
         record["budget"] = budgets(run, data)
+        record["checks"] = checks(run, data)
+        if planned.objective == "MAE":
+            record["baselines"] = baselines(run.config, data)
     if planned.part == "long":
         record["along"] = along_training(run, data)
     return record
@@ -64,17 +64,6 @@ def representation(run: Run, data: Dataset, epoch: int | None = None) -> dict[st
             "effective_rank": effective_rank(test),
             "participation_ratio": participation_ratio(test),
         }
-    return found
-
-
-def budgets(run: Run, data: Dataset) -> list[dict[str, Any]]:
-    """Accuracy of plain probes of several lengths and rates, raw and standardised features."""
-    found = []
-    for epochs, lr in BUDGETS:
-        for prepare in ("raw", "standardised"):
-            probe = Probe(epochs=epochs, lr=lr, prepare=prepare)
-            own = {feature: evaluate(run, probe, feature, data=data) for feature in POOLS}
-            found.append({"epochs": epochs, "lr": lr, "prepare": prepare, **own})
     return found
 
 
