@@ -13,20 +13,19 @@ from lib.models import MAE, SparseBlock
 
 
 def keep_heap() -> bool:
-    """Makes glibc keep freed memory for the next step instead of giving it back to the system page by page.
+    """Makes glibc keep freed memory for the next step.
 
-    A step allocates and frees the same activations every time; by default blocks over 32 MiB are mapped and unmapped,
-    and every page of them is zeroed by the kernel again. mallopt(3): no mmap, no trimming, 64 MiB more at a time.
-    False, and no harm, where the C library is another.
+    A step allocates and frees the same activations every time. By default blocks over 32 MiB are
+    mapped and unmapped, and the system zeroes every page of them again. mallopt(3): no mmap, no
+    trimming, 64 MiB more at a time. False, and no harm, where the C library is another.
     """
     mmap_max, trim_threshold, top_pad = -4, -1, -2
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all(
-        (mallopt(mmap_max, 0), mallopt(trim_threshold, 2**31 - 1), mallopt(top_pad, 64 * 2**20))
-    )
+    settings = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 64 * 2**20))
+    return all([mallopt(name, value) for name, value in settings])
 
 
 def choose_kernels(
@@ -44,27 +43,27 @@ def choose_kernels(
     missing = ""
     if bf16_on_cpu and not compiled:
         missing = _why_no_kernels(blocks)
+    usable = bf16_on_cpu and not compiled and not missing
     for block in blocks:
-        usable = bf16_on_cpu and not compiled and not missing
         block.kernels = cpu_block.forward if usable else None
-        block.attn.fused_attn = not bf16_on_cpu
+        block.attn.fused_attn = not bf16_on_cpu  # type: ignore[assignment]  # timm's flag
     return missing
 
 
 def _why_no_kernels(blocks: list[SparseBlock]) -> str:
     """ "" if the CPU kernels can compute these blocks on this machine."""
     for block in blocks:
-        width = block.norm1.weight.shape[0]
+        (width,) = block.norm1.normalized_shape  # type: ignore[misc]
         if width % cpu_kernels.COLUMNS:
             return f"width {width} is not a multiple of {cpu_kernels.COLUMNS}"
     return cpu_kernels.load()[1]
 
 
 def compile_blocks(mae: MAE, device: torch.device) -> str:
-    """torch.compile for every transformer block: encoder blocks share one program, decoder blocks
-    another.
+    """torch.compile for every transformer block.
 
-    Returns why the compiler does not work here (the blocks then stay as they are), or "".
+    The blocks of the encoder share one program, those of the decoder another. Returns why the
+    compiler does not work here (the blocks then stay as they are), or "".
     """
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(8, device=device))

@@ -1,19 +1,19 @@
 """The benchmark's two sides compute the same loss, and what it prints is what it measured."""
 
 import json
-import os
 import subprocess
 import sys
-from unittest.mock import patch
 
 import pytest
 import torch
-from lib.compute.threads import PATIENT, YIELDING, busy_cores, spin_count
 from support import small
 
 from benchmarks import __main__ as bench
-from benchmarks.paired import Side, children_memory, compare
+from benchmarks.loss import accumulation
+from benchmarks.memory import children_memory
+from benchmarks.paired import Side, compare
 from benchmarks.plain import PlainImages, pairwise, plain_loss
+from benchmarks.training import row
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.masking import masks_from_noise, num_visible
@@ -64,7 +64,7 @@ def test_two_sides_are_timed_in_turn():
             and result[side]["gemm"] > 1e8
         )
         assert set(result[side]["ms"]) == {"data", "forward", "backward", "optimizer"}
-    line = bench.row("name", result, Side("digits-vit-nano", fields))
+    line = row("name", result, Side("digits-vit-nano", fields))
     assert 0 < line["of GEMM peak"] < 1 and line["images/s"] > 0
 
 
@@ -79,39 +79,6 @@ def test_memory_of_child_processes_counts_what_they_do_not_share():
         grown = children_memory() - before
         child.stdin.close()
     assert 50 * 2**20 < grown < 80 * 2**20
-
-
-def test_a_spin_count_that_is_set_is_kept_and_children_inherit_it():
-    program = "import os, lib; print(os.environ['GOMP_SPINCOUNT'])"
-    own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    for given, wanted in ((own, {PATIENT, YIELDING}), ({**own, "GOMP_SPINCOUNT": "7"}, {"7"})):
-        assert (
-            subprocess.check_output([sys.executable, "-c", program], env=given, text=True).strip()
-            in wanted
-        )
-
-
-def test_nothing_is_set_once_torch_has_read_it():
-    program = "import os, torch, lib; print('GOMP_SPINCOUNT' in os.environ)"
-    own = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    assert (
-        subprocess.check_output([sys.executable, "-c", program], env=own, text=True).strip()
-        == "False"
-    )
-
-
-def test_threads_wait_awake_only_on_an_idle_machine(tmp_path):
-    rest = "cpu0 0 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\nctxt 5\n"
-    first, idle, busy = (f"cpu  {v}\n{rest}" for v in ("10 0 5 100 2 0 0 0 9 9", "11 0 5 117 4 0 0 0 9 9",
-                                                       "17 1 7 110 2 0 0 0 9 9"))  # fmt: skip
-    assert busy_cores(first, idle) == pytest.approx(2 * 1 / 20)
-    assert busy_cores(first, busy) == pytest.approx(2 * 10 / 20)
-    stat = tmp_path / "stat"
-    for second, wanted in ((idle, PATIENT), (busy, YIELDING)):
-        stat.write_text(first)
-        with patch("time.sleep", lambda _, text=second: stat.write_text(text)):
-            assert spin_count(stat) == wanted
-    assert spin_count(tmp_path / "absent") == YIELDING
 
 
 def test_tables_and_file(monkeypatch, outputs, capsys):
@@ -129,7 +96,7 @@ def test_tables_and_file(monkeypatch, outputs, capsys):
 
 
 def test_what_a_split_batch_costs():
-    rows = bench.accumulation(1)
+    rows = accumulation(1)
     assert rows[0]["gradient error of one split"] < 1e-12
     assert all(r["value / exact"] == pytest.approx(1, abs=0.01) for r in rows)
     errors = [r["gradient error of one split"] for r in rows]

@@ -1,4 +1,4 @@
-"""The passes between products: each against float64, a block's halves against torch's own, what is chosen where."""
+"""The CPU kernels against float64, a block's halves against torch's own, what is chosen where."""
 
 import ctypes
 import subprocess
@@ -11,15 +11,16 @@ from scipy.special import log_ndtr
 from support import environment, same_tensors, small, workers
 from timm.layers import Mlp
 
-from lib.compute import cpu_block as fused
+from lib.compute import cpu_block
 from lib.compute import cpu_kernels as kernels
+from lib.compute.acceleration import choose_kernels
 from lib.models import MAE, SparseBlock, build_encoder
 from lib.presets import resolve
 
 CPU = torch.device("cpu")
 EPS = 2**-7  # of bfloat16, twice the error of rounding to it
 needs_kernels = pytest.mark.skipif(
-    kernels.load()[0] is None, reason=f"no kernels here: {kernels.load()[1]}"
+    kernels.load()[0] is None, reason=f"no CPU kernels here: {kernels.load()[1]}"
 )
 
 
@@ -28,7 +29,7 @@ def noise(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
 
 
 def close(own: torch.Tensor, exact: torch.Tensor, factor: float = 0.51) -> None:
-    """Within `factor` roundings to bf16 of every element, whose size is at least a hundredth of the largest."""
+    """Within `factor` roundings to bf16 of each element (at least a hundredth of the largest)."""
     exact = exact.detach().double()
     floor = exact.abs().max() / 100
     assert own.shape == exact.shape
@@ -49,16 +50,16 @@ def test_norm(rows, dim, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = noise(rows, dim, scale=3).add(2).requires_grad_()
     weight, bias = (noise(dim, seed=k).requires_grad_() for k in (1, 2))
-    d_out, past = noise(rows, dim, seed=3).bfloat16(), noise(rows, dim, seed=4)
+    d_out, residual = noise(rows, dim, seed=3).bfloat16(), noise(rows, dim, seed=4)
     exact = F.layer_norm(x.double(), (dim,), weight.double(), bias.double(), 1e-6)
     grads = torch.autograd.grad(exact, (x, weight, bias), d_out.double())
     plain = [t.detach() for t in (x, weight, bias)]
     out, mean, rstd = kernels.norm_forward(*plain, 1e-6)
     close(out, exact)
     d_x, again, d_weight, d_bias = kernels.norm_backward(
-        d_out, past, plain[0], mean, rstd, *plain[1:]
+        d_out, residual, plain[0], mean, rstd, *plain[1:]
     )
-    torch.testing.assert_close(d_x, past + grads[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(d_x, residual + grads[0], rtol=1e-4, atol=1e-5)
     assert torch.equal(again, out)
     same_sum(d_weight, grads[1])
     same_sum(d_bias, grads[2])
@@ -161,10 +162,10 @@ def test_what_is_not_finite_stays_so(value):
 def halves(
     block: SparseBlock, dtype: torch.dtype, own: bool, low: bool, shared: bool, wanted: int | None
 ):
-    """Output and all gradients of a block on 6 images of 17 own tokens and, shared, 8 of a table's 25 rows."""
+    """Output and all gradients of a block on 6 images of 17 tokens (`shared`: 8 more each)."""
     block = block.to(dtype)
     block.zero_grad()
-    block.fused, block.attn.fused_attn = own, False
+    block.kernels, block.attn.fused_attn = (cpu_block.forward if own else None), False
     dim = block.norm1.weight.shape[0]
     x, table = (
         noise(*n, dim, seed=k).to(dtype).requires_grad_() for k, n in enumerate([(6, 17), (25,)])
@@ -187,7 +188,7 @@ def halves(
     [(False, None), (False, 7), (True, None), (True, 8), (True, 5), (True, 17), (True, 20)],
 )
 @pytest.mark.parametrize("dim,heads", [(64, 4), (96, 3)])
-def test_a_block_by_our_passes_is_as_near_the_exact_one_as_torchs_own(dim, heads, shared, wanted):
+def test_a_block_by_the_kernels_is_as_near_the_exact_one_as_torchs_own(dim, heads, shared, wanted):
     torch.manual_seed(0)
     block = SparseBlock(dim, heads, mlp_ratio=4, qkv_bias=True, mlp_layer=Mlp)
     for p in block.parameters():
@@ -209,7 +210,7 @@ def test_a_block_by_our_passes_is_as_near_the_exact_one_as_torchs_own(dim, heads
 )
 def test_a_weight_gradient_in_every_order_of_products(rows, wide, narrow):
     d_out, x = noise(rows, wide).bfloat16(), noise(rows, narrow, seed=1).bfloat16()
-    own = fused._weight_gradient(d_out, x)
+    own = cpu_block._weight_gradient(d_out, x)
     assert own.dtype == torch.float32 and own.is_contiguous()
     exact = d_out.double().t() @ x.double()
     assert (own - exact).norm() < EPS * exact.norm()
@@ -218,7 +219,7 @@ def test_a_weight_gradient_in_every_order_of_products(rows, wide, narrow):
 @needs_kernels
 def test_a_second_derivative_is_refused():
     block = SparseBlock(32, 2, qkv_bias=True)
-    block.fused = True
+    block.kernels = cpu_block.forward
     x = noise(2, 3, 32).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         (grad,) = torch.autograd.grad(block(x).sum(), x, create_graph=True)
@@ -233,7 +234,7 @@ def test_stochastic_depth_scales_the_same_images():
     x = noise(64, 5, 32)
     results = []
     for own in (False, True):
-        block.fused, block.attn.fused_attn = own, False
+        block.kernels, block.attn.fused_attn = (cpu_block.forward if own else None), False
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16):
             results.append(block(x.clone().requires_grad_()))
@@ -249,7 +250,7 @@ def test_tokens_in_bf16_are_left_to_torch():
     block = SparseBlock(32, 2, qkv_bias=True)
     x, results = noise(2, 3, 32).bfloat16(), []
     for own in (False, True):
-        block.fused, block.attn.fused_attn = own, False
+        block.kernels, block.attn.fused_attn = (cpu_block.forward if own else None), False
         with torch.autocast("cpu", torch.bfloat16):
             results.append(block(x))
     assert torch.equal(*results)
@@ -261,12 +262,12 @@ def test_timms_own_forward_as_finetuning_calls_it_goes_through_them(monkeypatch)
     model = build_encoder(
         small(embed_dim=32, depth=3), num_classes=10, global_pool="avg", drop_path_rate=0.3
     ).train()
-    assert speed.choose_passes(model, CPU, "bf16") == ""
+    assert choose_kernels(model, CPU, "bf16") == ""
     calls, real, results = [], kernels._call, []
     monkeypatch.setattr(kernels, "_call", lambda name, *a: (calls.append(name), real(name, *a)))
     for own in (True, False):
         for block in model.blocks:
-            block.fused = own
+            block.kernels = cpu_block.forward if own else None
         model.zero_grad()
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16):
@@ -295,7 +296,7 @@ def bf16_run(**fields) -> dict[str, torch.Tensor]:
 def test_training_takes_them_in_bf16_only_and_gives_the_same_bits_every_time(monkeypatch):
     calls = []
     real = kernels._call
-    monkeypatch.setattr(speed, "has_bf16", lambda _: True)
+    monkeypatch.setattr("lib.compute.device.has_bf16", lambda _: True)
     monkeypatch.setattr(kernels, "_call", lambda name, *a: (calls.append(name), real(name, *a)))
     first = bf16_run()
     assert {
@@ -315,7 +316,7 @@ def test_training_takes_them_in_bf16_only_and_gives_the_same_bits_every_time(mon
 def test_without_a_compiler_torchs_operations_are_used_and_it_is_said(
     broken, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(speed, "has_bf16", lambda _: True)
+    monkeypatch.setattr("lib.compute.device.has_bf16", lambda _: True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kernels, "load", kernels.load.__wrapped__)
     if broken == "compiler":
@@ -331,27 +332,22 @@ def test_without_a_compiler_torchs_operations_are_used_and_it_is_said(
 
         monkeypatch.setattr(subprocess, "run", lambda *a, **k: None)
         monkeypatch.setattr(ctypes, "CDLL", refuse)
-        monkeypatch.setattr(speed, "keep_heap", lambda: False)
+        monkeypatch.setattr("lib.train.loop.keep_heap", lambda: False)
     weights = bf16_run()
     printed = capsys.readouterr().out
     reason = {"compiler": "no-such-compiler", "source": "rror", "library": "GOMP_parallel"}[broken]
-    assert printed.count("passes: torch's operations instead of our own") == 1 and reason in printed
-    monkeypatch.setattr(speed, "choose_passes", lambda *a, **k: "")
+    assert printed.count("CPU kernels: torch's operations instead") == 1 and reason in printed
+    monkeypatch.setattr("lib.train.loop.choose_kernels", lambda *a, **k: "")
     assert weights.keys() == bf16_run().keys()
     assert not list(tmp_path.rglob("*.so"))
 
 
 def test_a_width_that_fits_no_vector_is_left_to_torch():
     mae = MAE(small(embed_dim=48, num_heads=2))
-    line = speed.choose_passes(mae, CPU, "bf16")
-    assert "width 48 is not a multiple of 32" in line and not any(
-        b.fused for b in mae.encoder.blocks
-    )
-    assert (
-        speed.choose_passes(mae, CPU, "fp32")
-        == speed.choose_passes(mae, CPU, "bf16", compiled=True)
-        == ""
-    )
+    line = choose_kernels(mae, CPU, "bf16")
+    assert "width 48 is not a multiple of 32" in line
+    assert not any(block.kernels for block in mae.encoder.blocks)
+    assert choose_kernels(mae, CPU, "fp32") == choose_kernels(mae, CPU, "bf16", compiled=True) == ""
     for name in ("digits-vit-nano", "cifar10-vit-micro", "cifar10-vit-tiny"):
         config = resolve(name)
         assert config.embed_dim % kernels.COLUMNS == config.decoder_dim % kernels.COLUMNS == 0
@@ -359,7 +355,9 @@ def test_a_width_that_fits_no_vector_is_left_to_torch():
 
 @needs_kernels
 def test_compiled_once_and_found_again_where_the_cache_can_be_written(tmp_path):
-    program = "from lib import kernels; lib, why = kernels.load(); print(lib is not None, why)"
+    program = (
+        "from lib.compute.cpu_kernels import load; lib, why = load(); print(lib is not None, why)"
+    )
 
     def load(cache) -> str:
         env = environment(XDG_CACHE_HOME=str(cache))

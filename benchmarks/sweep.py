@@ -1,0 +1,93 @@
+"""A sweep of small runs: runs per minute and memory against how many are trained at once."""
+
+import io
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+
+from benchmarks.paired import random_data
+from lib.compute.device import cores
+from lib.presets import resolve
+from lib.train import train_all
+
+PRESET = "cifar10-vit-micro"
+IMAGES = 10_240
+
+
+class PeakMemory(threading.Thread):
+    """The largest sum of resident memory of this process and its children, looked at 5 times a s.
+
+    Pages that processes share are counted once for each of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self.ended = 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.2):
+            self.peak = max(self.peak, _tree_memory())
+
+
+def _tree_memory() -> int:
+    me, total = psutil.Process(), 0
+    for process in (me, *me.children(recursive=True)):
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:  # it has ended meanwhile
+            continue
+    return total
+
+
+@contextmanager
+def empty_outputs() -> Iterator[str]:
+    """$UMAE_OUTPUTS is an empty folder that goes away afterwards."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, {"UMAE_OUTPUTS": folder}),
+    ):
+        yield folder
+
+
+def sweep(rounds: int) -> list[dict[str, Any]]:
+    """Runs per minute and memory of a sweep with 1, 2 and more runs at once."""
+    counts = sorted({1, 2, cores()})
+    return measure_sweep(counts, runs=max(2, rounds) * max(counts))
+
+
+def measure_sweep(
+    counts: Sequence[int], runs: int, epochs: int = 2, images: int = IMAGES, preset: str = PRESET
+) -> list[dict[str, Any]]:
+    """`runs` runs that differ in their seed, through `train_all(jobs=...)`, for each of `counts`.
+
+    The time holds the start of the worker processes.
+    """
+    fields: dict[str, Any] = {"epochs": epochs, "snapshots": 0, "device": "cpu"}
+    configs = [resolve(preset, seed=seed, **fields) for seed in range(runs)]
+    data = random_data(configs[0], images)
+    rows = []
+    for jobs in counts:
+        watch, start = PeakMemory(), time.perf_counter()
+        watch.start()
+        with empty_outputs(), redirect_stdout(io.StringIO()):
+            train_all(configs, data, jobs=jobs)
+        seconds = time.perf_counter() - start
+        watch.ended.set()
+        watch.join()
+        line = {
+            "jobs": jobs,
+            "runs": runs,
+            "s": seconds,
+            "runs / min": 60 * runs / seconds,
+            "images/s": round(runs * epochs * images / seconds),
+            "peak MiB": round(watch.peak / 2**20),
+        }
+        rows.append(line)
+    return rows
