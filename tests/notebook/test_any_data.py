@@ -1,13 +1,8 @@
-"""Every notebook on other images than digits: streamed, in colour or grey, few, many classes.
+"""Every notebook on other images than digits: streamed, few, of few classes or many."""
 
-The code cells run in this process, which takes no kernel and no second import of torch.
-"""
-
-import matplotlib
-import matplotlib.pyplot as plt
-import nbformat
 import pytest
 from support import image_folder
+from support.notebooks import code_of, run_here
 
 from lib.errors import InputError
 from lib.presets import REPO
@@ -58,27 +53,10 @@ def outputs(shared, monkeypatch):
     return shared / "outputs"
 
 
-def run_here(name: str, **parameters) -> dict:
-    """Executes the code cells in one namespace, as papermill would, and returns it."""
-    cells = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", 4).cells
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
-    injected = "# Parameters\n" + "".join(f"{k} = {v!r}\n" for k, v in parameters.items())
-    sources.insert(1, injected)
-    space: dict = {"In": [""], "__name__": name}
-    with matplotlib.rc_context(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plt, "show", lambda: plt.close("all"))
-        for k, source in enumerate(sources):
-            space["In"].append(source)
-            exec(compile(source, f"{name}, code cell {k}", "exec"), space)
-    plt.close("all")
-    return space
-
-
 def thin(name: str, preset: str, data: str, **more) -> dict:
     """The parameters that make a preset small, in the one place where the notebook takes each."""
     own = {**SHORT[name], "preset": preset, "data": data, "overrides": {**THIN, **more}}
-    cells = nbformat.read(REPO / "notebooks" / f"{name}.ipynb", 4).cells
-    declared = next(cell.source for cell in cells if cell.cell_type == "code")
+    declared = code_of(name)[0]
     for key in ("batch_size", "device"):
         if f"\n{key} " in declared:
             own[key] = own["overrides"].pop(key)
