@@ -111,17 +111,8 @@ def _from_file(tensors: dict[str, Tensor]) -> Features:
 
 
 def as_trained(run: Run, data: Dataset | None = None) -> Dataset:
-    """The images of a run, with the mean and std that it was trained with, if it stored them.
-
-    Those of a streamed folder come from a sample, so that they differ from those in memory.
-    Raises InputError if `data` are other images than those that the run was trained on.
-    """
-    data = data or load(**run.config.data_fields)
-    run.check_data(data.fingerprint)
-    record = run.record
-    if "mean" in record and "std" in record:
-        return data.with_moments(record["mean"], record["std"])
-    return data
+    """`Run.as_trained` of `data`, or of the images that the run's config names."""
+    return run.as_trained(data or load(**run.config.data_fields))
 
 
 def features(run: Run, data: Dataset | None = None, epoch: int | None = None) -> Features:

@@ -1,6 +1,7 @@
-"""The encoder of a run as a timm model, with the input that it was trained on."""
+"""The encoder of a run as a timm model, with its input and a model card."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
@@ -11,11 +12,19 @@ from lib.presets import Config
 from lib.runs.files import write_atomic, write_json
 
 
-def export_encoder(weights: dict[str, Tensor], config: Config, folder: Path, data: Dataset) -> None:
-    """Writes the encoder of an MAE's weights for timm.
+def export_encoder(
+    weights: dict[str, Tensor],
+    config: Config,
+    folder: Path,
+    data: Dataset,
+    result: dict[str, Any],
+) -> None:
+    """Writes the encoder of an MAE's weights for timm, and README.md, a card with its `result`.
 
     `timm.create_model("local-dir:FOLDER", pretrained=True)` gives it back, and
-    `timm.data.create_transform(**timm.data.resolve_model_data_config(model))` gives its input.
+    `timm.data.create_transform(**timm.data.resolve_model_data_config(model))` gives the input that
+    it was trained on: bit for bit that of `Dataset.normalization`, from images of `image_size`
+    pixels or from the files of a folder. Grey images must have Pillow's mode L.
     """
     own = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     state = {k: v.detach().cpu().float().contiguous() for k, v in own.items()}
@@ -40,3 +49,63 @@ def export_encoder(weights: dict[str, Tensor], config: Config, folder: Path, dat
         "pretrained_cfg": pretrained_cfg,
     }
     write_json(folder / "config.json", description)
+    write_atomic(folder / "README.md", model_card(config, data, result).encode())
+
+
+def coefficient(config: Config) -> str:
+    """lam in all units: that of each form of the uniformity term.
+
+    Ours (spectral) multiplies the mean squared cosine by the width D, the authors' program
+    (released) does not: lam of ours is lam * D of theirs. The value of euclidean has no such
+    equal.
+    """
+    if config.lam == 0:
+        return "0: MAE, without a uniformity term"
+    width, lam = config.embed_dim, config.lam
+    if config.uniformity == "euclidean":
+        return f"{lam:g} on the euclidean form, which has no fixed ratio to the others"
+    released = lam if config.uniformity == "released" else lam * width
+    return (
+        f"{released:g} on the mean squared cosine (the released form), which is "
+        f"{released / width:g} on D times it (the spectral form), with the width D = {width}"
+    )
+
+
+def model_card(config: Config, data: Dataset, result: dict[str, Any]) -> str:
+    """Markdown: what the encoder is, how it was trained, what it reaches, how it is used."""
+    name = config.data.split(":")[0]
+    classes = f"{len(data.class_names)} classes"
+    images = f"{len(data.train)} images, {classes}, fingerprint {data.fingerprint}"
+    rows = [
+        f"| online linear layer, {what}, {view} images | {result[key]:.2f} |"
+        for pool, what in (("token", "class token"), ("avg", "mean of the patch tokens"))
+        for view in ("full", "masked")
+        if (key := f"test_online_{pool}_{view}") in result
+    ]
+    table = "\n".join(["| protocol | test accuracy in % |", "|---|---|", *rows])
+    feature = "the class token" if config.pool == "token" else "the mean of the patch tokens"
+    return f"""# {"U-MAE" if config.lam else "MAE"} encoder, {config.preset}
+
+A vision transformer of width {config.embed_dim} and depth {config.depth} with patches of
+{config.patch_size} pixels, pretrained by masked reconstruction (mask ratio {config.mask_ratio:g}).
+
+- Data: {name}, {images}; {config.channels} x {config.image_size} x {config.image_size} pixels
+- Epochs: {config.epochs} of batches of {config.batch_size}, seed {config.seed}
+- Coefficient of the uniformity term, lam: {coefficient(config)}
+- The term sees {feature}
+
+{table}
+
+The online layer is trained along with the encoder on masked images; a linear
+probe afterwards gives other numbers (notebooks/03_linear_probe.ipynb).
+
+```python
+import timm
+encoder = timm.create_model("local-dir:FOLDER", pretrained=True).eval()  # FOLDER holds this file
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))
+features = encoder.forward_features(transform(image)[None])  # (1, 1 + patches, {config.embed_dim})
+```
+
+Licence: MIT for the code and these weights, as far as the images allow; the images have a licence
+of their own.
+"""

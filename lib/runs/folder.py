@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from lib.data import Dataset
 from lib.errors import InputError, RunBusy
 from lib.models import MAE
 from lib.presets import PRESETS, REPO, Config
@@ -135,6 +136,32 @@ class Run:
             raise InputError(
                 f"run {self.folder.name} was trained on other images ({self.fingerprint}, these "
                 f"are {fingerprint}); restore them, or train a run on these"
+            )
+
+    def as_trained(self, data: Dataset) -> Dataset:
+        """These images with the mean and std that the run was trained with, where it stored them.
+
+        Those of a streamed folder come from a sample, so that they differ from those in memory.
+        Raises InputError if these are not the images that the run was trained on.
+        """
+        self.check_data(data.fingerprint)
+        record = self.record
+        if "mean" in record and "std" in record:
+            return data.with_moments(record["mean"], record["std"])
+        return data
+
+    def check_crops(self, data: Dataset) -> None:
+        """Raises InputError if going on with `data` would mix two kinds of random resized crops.
+
+        Those of a streamed folder are cut from the file, those in memory from the small image.
+        """
+        streamed = self.record.get("streamed", data.streamed)
+        if self.config.augment == "resized_crop" and streamed != data.streamed:
+            ways = ("in memory", "streamed")
+            raise InputError(
+                f"run {self.folder.name} was begun on images {ways[streamed]}, these are "
+                f"{ways[data.streamed]}: their random crops differ; set stream to "
+                f"{'always' if streamed else 'never'} to resume it"
             )
 
     @contextmanager

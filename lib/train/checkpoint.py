@@ -107,6 +107,6 @@ class Checkpoint:
         if self.writes:
             folder = self.run.held()
             save_weights(folder / "model.safetensors", weights)
-            export_encoder(weights, self.run.config, folder / "encoder", data)
+            export_encoder(weights, self.run.config, folder / "encoder", data, result)
             write_json(folder / "result.json", {**result, **self.run.origin()})
             (folder / "state.pt").unlink(missing_ok=True)

@@ -307,13 +307,19 @@ def train(config: Config, data: Dataset | None = None) -> Run:
             return run
         if rank == 0:
             explain_new_run(run)
+        begun = (run.folder / "state.pt").is_file()
+        if begun:
+            run.check_crops(data)
+            data = run.as_trained(data)
         trainer = Trainer(config, data)
         checkpoint = Checkpoint(run, trainer.objective, trainer.optimizer, trainer.device)
         position = checkpoint.resume()
         if position:
             trainer.go_to(position)
         if rank == 0:
-            run.write_record(position is not None, processes=world_size, **trainer.how)
+            moments = {"mean": data.mean.tolist(), "std": data.std.tolist()}
+            how = {**trainer.how, **moments, "streamed": data.streamed, "processes": world_size}
+            run.write_record(position is not None, **how)
             what = f"resuming at step {trainer.step}" if position else "training"
             where = f"on {trainer.device}"
             if world_size > 1:
