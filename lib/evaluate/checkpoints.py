@@ -7,12 +7,12 @@ plain types and an `argparse.Namespace` are read, anything else is refused.
 
 import argparse
 import math
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, Any]:
             saved = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = found[1] if found else "something else"
         raise InputError(

@@ -7,6 +7,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lib.data import Dataset
+from lib.losses import cosine_weight, equivalent_coefficients
 from lib.models import encoder_args
 from lib.presets import Config
 from lib.runs.files import write_atomic, write_json
@@ -53,21 +54,16 @@ def export_encoder(
 
 
 def coefficient(config: Config) -> str:
-    """lam in all units: that of each form of the uniformity term.
-
-    Ours (spectral) multiplies the mean squared cosine by the width D, the authors' program
-    (released) does not: lam of ours is lam * D of theirs. The value of euclidean has no such
-    equal.
-    """
+    """lam in the units of both forms (see `losses.equivalent_coefficients`), for people."""
+    weight = cosine_weight(config.lam, config.uniformity, config.embed_dim)
     if config.lam == 0:
         return "0: MAE, without a uniformity term"
-    width, lam = config.embed_dim, config.lam
-    if config.uniformity == "euclidean":
-        return f"{lam:g} on the euclidean form, which has no fixed ratio to the others"
-    released = lam if config.uniformity == "released" else lam * width
+    if weight is None:
+        return f"{config.lam:g}, on the {config.uniformity} form"
+    units = equivalent_coefficients(weight, config.embed_dim)
     return (
-        f"{released:g} on the mean squared cosine (the released form), which is "
-        f"{released / width:g} on D times it (the spectral form), with the width D = {width}"
+        f"{weight:g} on the mean squared cosine, which is lam = {units['released']:g} of the "
+        f"released form and {units['spectral']:g} of the spectral form at width {config.embed_dim}"
     )
 
 

@@ -57,11 +57,11 @@ def test_the_card_says_what_the_encoder_is():
     assert card.startswith("# U-MAE encoder, digits-vit-nano\n")
     assert f"| {run.result['test_online_token_full']:.2f} |" in card
     assert run.fingerprint in card and "Epochs: 1 of batches of 64, seed 0" in card
-    assert "0.16 on the mean squared cosine" in card and "0.01 on D times it" in card
+    assert "0.16 on the mean squared cosine" in card and "0.01 of the spectral form" in card
 
 
 def test_the_coefficient_is_converted_by_the_width():
     ours, theirs = small(lam=0.01), small(lam=0.16, uniformity="released")
     assert coefficient(ours) == coefficient(theirs)
     assert coefficient(small(lam=0)) == "0: MAE, without a uniformity term"
-    assert coefficient(small(uniformity="euclidean", lam=0.5)).startswith("0.5 on the euclidean")
+    assert coefficient(small(uniformity="euclidean", lam=0.5))== "0.5, on the euclidean form"
