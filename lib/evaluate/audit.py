@@ -198,7 +198,9 @@ def audited_features(encoder: FrozenEncoder, data: Dataset, workers: int = 0) ->
         return encode(encoder, seen, batch_size, workers)
 
     what, folder = f"features of {encoder.name}", outputs() / "audit" / "features"
-    return kept_features(folder, what, {"encoder": encoder.name}, _content(encoder, data), compute)
+    content = _content(encoder, data)
+    settings = {"encoder": encoder.name, "images": content["images"]}
+    return kept_features(folder, what, settings, content, compute)
 
 
 def _content(encoder: FrozenEncoder, data: Dataset) -> dict[str, Any]:
