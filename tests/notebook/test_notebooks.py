@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.image
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
@@ -55,6 +56,7 @@ TINY: dict = {  # with these settings the runs of two epochs, MAE and U-MAE, are
         "draws": 100, "protocols": ["sgd", "knn"],
     },
     "10_table1": {},
+    "11_audit": {"epochs": 2, "probe_seeds": [0, 1], "budgets": [1, 10]},
 }  # fmt: skip
 
 
@@ -339,6 +341,21 @@ def test_10_table1(done):
     assert "69.4" in (folder / "table1.md").read_text()
 
 
+def test_11_audit(done):
+    found, folder, text = done("11_audit")
+    read = {(page["encoder"], page["feature"]) for page in found["pages"]}
+    assert read == {(name, f) for name in ("MAE", "U-MAE") for f in ("token", "avg")}
+    for page in found["pages"]:
+        assert page["sentence"] in text
+        assert set(page["budget"]) == {"1", "10"}
+        for protocol, gap in page["gaps"].items():
+            assert gap["low"] <= gap["mean"] <= gap["high"]
+            tests = [np.mean(page["accuracy"][p]["test"]) for p in (protocol, "sgd")]
+            assert gap["mean"] == pytest.approx(tests[0] - tests[1])
+    assert all("U-MAE minus MAE" in line for line in found["comparisons"])
+    assert "U-MAE" in (folder / "audit.tex").read_text()
+
+
 # --- what they leave behind ---
 
 
@@ -354,7 +371,7 @@ def test_figures_are_there_and_not_blank(name, done):
         assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01, figure.name
 
 
-@pytest.mark.parametrize("name", ["03_linear_probe", *sorted(SWEEPS)])
+@pytest.mark.parametrize("name", ["03_linear_probe", "11_audit", *sorted(SWEEPS)])
 def test_a_second_execution_trains_nothing_and_finds_the_same_numbers(name, done, outputs):
     first, folder, _ = done(name)
     before = weights_on_disk(outputs)
