@@ -17,6 +17,7 @@ import psutil
 from benchmarks.gpu import gpu
 from benchmarks.loss import accumulation, uniformity
 from benchmarks.notebooks import notebooks
+from benchmarks.streaming import decoding, streaming
 from benchmarks.sweep import sweep
 from benchmarks.training import ladder, scaling, steps
 from lib.errors import InputError, did_you_mean
@@ -25,10 +26,12 @@ from lib.runs.folder import outputs
 from lib.runs.provenance import provenance
 
 # A part takes a number of rounds and returns the rows of its table; its docstring is its help.
+_TRAINING = (steps, ladder, scaling, uniformity, accumulation)
+_OTHERS = (sweep, streaming, decoding, gpu, notebooks)
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-    part.__name__: part
-    for part in (steps, ladder, scaling, uniformity, accumulation, sweep, gpu, notebooks)
+    part.__name__: part for part in (*_TRAINING, *_OTHERS)
 }
+DEFAULT = [part.__name__ for part in _TRAINING]
 
 
 def help_of(name: str) -> str:
@@ -56,17 +59,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         epilog=f"parts:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="+", metavar="PART", help="see below")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="see below; the first 5")
     parser.add_argument("--rounds", type=int, default=3, help="of every comparison (3)")
     options = parser.parse_args(argv)
-    for name in options.parts:
+    parts = options.parts or DEFAULT
+    for name in parts:
         if name not in PARTS:
             raise InputError(f"unknown part {name!r}: {did_you_mean(name, list(PARTS))}")
     if options.rounds < 1:
         raise InputError(f"rounds must be at least 1, got {options.rounds}")
     where = machine()
     print("; ".join(f"{name} {value}" for name, value in where.items()))
-    for name in options.parts:
+    for name in parts:
         rows = PARTS[name](options.rounds)
         if not rows:  # skipped, and said so
             continue

@@ -63,7 +63,7 @@ def compare_on_device(
     """
     data = random_data(config, max(count, config.batch_size))
     flops = estimate(config, images).flops
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, build in (("plain", plain_training), ("lib.train", product_training)):
         found = _measure(build, config, data, rounds, steps)
         epoch = images / found.speed

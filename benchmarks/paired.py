@@ -45,7 +45,7 @@ COMMON: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a preset with changed fields, and what runs in it."""
+    """One side of a comparison: a preset with changed fields, and the parts that run in it."""
 
     preset: str
     fields: dict[str, Any]
@@ -137,12 +137,14 @@ def _trainer(side: Side) -> Any:
     if not side.heap:
         loop.keep_heap = lambda: False
     if side.dense:
-        SparseBlock.forward = dense_forward  # type: ignore[method-assign]
+        SparseBlock.forward = dense_forward  # type: ignore
     trainer = loop.Trainer(side.config(), random_data(side.config()))
     for block in trainer.objective.modules():
         if isinstance(block, SparseBlock):
-            block.kernels = block.kernels if side.kernels else None
-            block.attn.fused_attn = block.attn.fused_attn or side.fused_attention
+            if not side.kernels:
+                block.kernels = None
+            if side.fused_attention:
+                block.attn.fused_attn = True  # type: ignore
     return trainer
 
 

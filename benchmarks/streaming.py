@@ -5,19 +5,16 @@ All sides decode the same files with the same number of worker processes and cut
 normalises on its device; ImageFolder is measured with ToTensor, which most programs use, and with
 PILToTensor, which also gives uint8. They take turns, so that other work on the machine slows all,
 and the ratio of a turn is what counts. The files are made here: 500 x 375 pixels, about 90 kB.
-
-The second table says how far the pixels are from those of Pillow's full decoding and resampling of
-the same box, in grey levels.
 """
 
-import argparse
 import contextlib
 import io
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +27,7 @@ from torchvision.datasets import ImageFolder
 from lib.data import Dataset, load
 from lib.data.decoding import open_crop, open_image
 
-SIZE, BATCH = 224, 32
+SIZE, BATCH, WORKERS = 224, 32, 2
 
 
 def write_photo(path: Path, size: tuple[int, int], seed: int) -> None:
@@ -94,42 +91,52 @@ def difference(path: Path, box: tuple[float, ...], size: int = SIZE) -> Tensor:
     return (open_crop(path, box, size).float() - expected).abs()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
+@contextlib.contextmanager
+def _photos(images: int) -> Iterator[Path]:
+    """A folder of so many training images."""
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        make_folder(root, args.images)
+        make_folder(Path(folder), images)
+        yield Path(folder)
+
+
+def streaming(rounds: int, images: int = 512, workers: int = WORKERS) -> list[dict[str, Any]]:
+    """Random crops streamed from full-size JPEGs by two workers, against torchvision's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with _photos(images) as root:
         with contextlib.redirect_stdout(io.StringIO()):  # the lines about what was read
             data = load(f"folder:{root}", SIZE, stream="always")
+        to_float, to_bytes = transforms.ToTensor(), transforms.PILToTensor()
         sides: dict[str, Callable[[int], float]] = {
-            "this repository": lambda turn: rate(ours(data, turn, args.workers)),
-            "ImageFolder, ToTensor": lambda _: rate(
-                torchvisions(root, args.workers, transforms.ToTensor())
-            ),
-            "ImageFolder, PILToTensor": lambda _: rate(
-                torchvisions(root, args.workers, transforms.PILToTensor())
-            ),
+            "this repository": lambda turn: rate(ours(data, turn, workers)),
+            "ImageFolder, ToTensor": lambda _: rate(torchvisions(root, workers, to_float)),
+            "ImageFolder, PILToTensor": lambda _: rate(torchvisions(root, workers, to_bytes)),
         }
-        rates = turns(list(sides.values()), args.turns)
-        print(f"{SIZE}-pixel crops, {args.workers} workers, {args.turns} turns")
-        for name, values in zip(sides, rates, strict=True):
-            ratios = sorted(own / value for own, value in zip(rates[0], values, strict=True))
-            print(
-                f"{name:25}  {statistics.median(values):5.0f} images/s  we are "
-                f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            )
-        print("size of the file   box   mean and largest difference from Pillow in grey levels")
+        rates = turns(list(sides.values()), rounds)
+    torch.set_num_threads(threads)
+    return [_rate_row(name, rates[0], values) for name, values in zip(sides, rates, strict=True)]
+
+
+def _rate_row(name: str, own: list[float], values: list[float]) -> dict[str, Any]:
+    ratios = sorted(a / b for a, b in zip(own, values, strict=True))
+    spread = f"{ratios[0]:.2f} {statistics.median(ratios):.2f} {ratios[-1]:.2f}"
+    return {"": name, "images/s": round(statistics.median(values)), "we are min med max": spread}
+
+
+def decoding(rounds: int) -> list[dict[str, Any]]:
+    """How far our crops are from Pillow's full decoding of the same box, in grey levels."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder, "photo.jpg")
         for size in ((496, 376), (2000, 1504), (4000, 3000)):
-            write_photo(root / "photo.jpg", size, seed=0)
+            write_photo(photo, size, seed=0)
             for box in ((0.1, 0.1, 0.6, 0.7), (0.0, 0.0, 1.0, 1.0)):
-                off = difference(root / "photo.jpg", box)
-                print(f"{size[0]} x {size[1]}  {box}  {off.mean():.3f}  {off.max():.0f}")
-
-
-if __name__ == "__main__":
-    main()
+                off = difference(photo, box)
+                line = {
+                    "pixels of the file": f"{size[0]} x {size[1]}",
+                    "box": str(box),
+                    "mean difference": off.mean().item(),
+                    "largest": off.max().item(),
+                }
+                rows.append(line)
+    return rows

@@ -1,4 +1,4 @@
-"""Training steps against a plain reference, and what each trick gives: three tables."""
+"""Training steps against a plain reference, and what each trick gives: tables of comparisons."""
 
 import itertools
 import statistics
@@ -42,7 +42,7 @@ def row(name: str, result: dict[str, Any], b: Side) -> Row:
 
 
 def sides(preset: str, fields: dict[str, Any]) -> dict[str, Side]:
-    """From the plain reference to the product, trick by trick; then variants of the product."""
+    """From the plain reference to the product, one trick at a time; then variants of it."""
     fp32, bf16 = {**fields, "precision": "fp32"}, {**fields, "precision": "bf16"}
     timms: dict[str, Any] = {"dense": True, "kernels": False}
     spinning = (("GOMP_SPINCOUNT", "10000"),)
