@@ -3,17 +3,22 @@ PYTHON ?= python3
 CPU ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
+SITE_READY := .venv/.site-ready
 OUT := $(or $(UMAE_OUTPUTS),outputs)
 PAPERMILL := $(BIN)/papermill --no-progress-bar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test lint bench torture clean
+.PHONY: help demo lab test test-browser lint bench executed site torture clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 	@echo "CPU=1 after the target installs PyTorch without CUDA, PYTHON=python3.12 takes another Python."
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) scripts/set_up.py --cpu $(CPU)
+
+$(SITE_READY): $(READY)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[site,browser]'
+	touch $@
 
 demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few minutes on two cores
 	mkdir -p $(OUT)/demo
@@ -28,10 +33,13 @@ demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few min
 	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
 
 lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
-	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=.
+	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. $(LAB)
 
 test: $(READY)  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-browser: $(SITE_READY)  ## every notebook and every page of the site in Chromium; long
+	$(BIN)/python -m pytest tests/browser -m browser $(BROWSER)
 
 lint: $(READY)  ## linters, formatters, the contracts of imports, the type checker
 	$(BIN)/ruff check .
@@ -43,9 +51,15 @@ lint: $(READY)  ## linters, formatters, the contracts of imports, the type check
 bench: $(READY)  ## speed against a plain reference on this machine
 	$(BIN)/python -m benchmarks
 
+executed: $(READY)  ## executes the notebooks whose copies in outputs/reference/ are out of date
+	$(BIN)/python scripts/execute_notebooks.py
+
+site: $(SITE_READY)  ## docs, executed notebooks and API as HTML that needs no network
+	$(BIN)/python scripts/build_site.py
+
 torture: $(READY)  ## kills runs at random moments and resumes them; long
 	$(BIN)/python -m pytest -m torture -s
 
 clean:  ## removes .venv and caches, never outputs/
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info build
 	find lib benchmarks study tests -name __pycache__ -prune -exec rm -rf {} +
