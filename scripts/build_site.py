@@ -82,6 +82,7 @@ def lay_out(source: Path) -> None:
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     shutil.copy(REPO / "docs" / "conf.py", source)
+    shutil.copytree(REPO / "docs" / "_static", source / "_static")
     pages = [name for name in PAGES if (REPO / name).is_file()]
     for name in pages:
         (source / name).parent.mkdir(exist_ok=True)
