@@ -31,6 +31,8 @@ from lib.runs.provenance import provenance
 
 ORIGIN = ("time", "device", "precision", "kernels", "threads")  # of an attempt, besides its commit
 
+LOOK = 0.05  # seconds: longer than `is_busy` holds a lock that it finds free
+
 # Run folder: its open lock file, as long as the lock is held.
 _locks: weakref.WeakValueDictionary[Path, IO[str]] = weakref.WeakValueDictionary()
 # A forked worker that outlives its killed parent must not keep the parent's lock.
@@ -206,7 +208,11 @@ class Run:
 
     def _take(self, file: IO[str]) -> None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(LOOK)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise RunBusy(

@@ -64,4 +64,4 @@ def test_the_coefficient_is_converted_by_the_width():
     ours, theirs = small(lam=0.01), small(lam=0.16, uniformity="released")
     assert coefficient(ours) == coefficient(theirs)
     assert coefficient(small(lam=0)) == "0: MAE, without a uniformity term"
-    assert coefficient(small(uniformity="euclidean", lam=0.5))== "0.5, on the euclidean form"
+    assert coefficient(small(uniformity="euclidean", lam=0.5)) == "0.5, on the euclidean form"

@@ -1,7 +1,8 @@
 """A few steps on digits, pinned: a silent change of the recipe fails here.
 
-In float64, so that the order of sums matters little: measured on x86-64 with torch 2.14, other machines and versions
-have agreed within the tolerance. If a change of the recipe is meant, run this file as a program and paste its table.
+In float64, so that the order of sums matters little. Measured on x86-64 with torch 2.14; other
+machines and versions have agreed within the tolerance. If a change of the recipe is meant, run
+this file as a program and paste its table.
 """
 
 import pytest

@@ -1,19 +1,24 @@
 """Sweeps find, resume and train; Table 1 reads what is there."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import joblib
 import pytest
-from support import environment, few, run_of, same_tensors, small, weights
+from support import content, elsewhere, environment, few, run_of, same_tensors, small, weights
 
+from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate import evaluate
 from lib.evaluate.finetuning import finetune
 from lib.evaluate.recipes import recipe_for
 from lib.notebook import table1
 from lib.notebook.table1 import PAPER, finetuned, finished_runs, linear, setting
+from lib.runs import open_run
 from lib.train import sweep, train, train_all
 
 
@@ -69,6 +74,83 @@ def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
     assert [line.split(": ")[1].split()[0] for line in said_of_runs(capsys)] == ["found", "resumed"]
     assert finished.stat().st_mtime_ns == before
     assert runs[1].result["epochs"] == 50
+
+
+def test_runs_at_once_give_the_weights_of_one_after_another(monkeypatch, tmp_path, capsys):
+    configs = [small(epochs=1, lam=lam) for lam in (0.0, 0.1, 0.2)]
+    data = few(configs[0])
+    one = [content(run) for run in train_all(configs, data, jobs=1)]
+    elsewhere(monkeypatch, tmp_path, "together")
+    together = train_all(configs, data, jobs=2)
+    assert [content(run) for run in together] == one
+    assert {run.record["threads"] for run in together} == {1}
+    assert len(said_of_runs(capsys)) == 6
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_ends_its_run_and_the_others_finish(jobs):
+    configs = [small(epochs=1), small(epochs=1, base_lr=1e30), small(epochs=1, seed=1)]
+    data, bad = few(configs[0]), run_of(configs[1])
+    with pytest.raises(NonFiniteLoss, match=rf"^{bad.folder.name}: the loss is not finite at step"):
+        train_all(configs, data, jobs=jobs)
+    assert [run_of(c).result is not None for c in configs] == [True, False, True]
+
+
+def test_what_cannot_be_meant_is_refused():
+    with pytest.raises(InputError, match="jobs 2 and processes 2 were both given; give one"):
+        train_all([small()], jobs=2, processes=2)
+    with pytest.raises(InputError, match="share their images, but differ in image_size"):
+        train_all([small(), small(image_size=16)])
+
+
+SLOW_RUN = """
+from support import small
+from lib.train import train_all
+train_all([small(epochs=50, snapshots=0, eval_every=50)])
+"""
+
+
+def other_execution(code: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", code], env=environment(), cwd="/")
+
+
+def wait_until_held(run, process) -> None:
+    end = time.monotonic() + 120
+    while not run.is_busy():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_executions_share_a_sweep(capsys, dies):
+    """A run that another process trains is left to it; one whose owner died is taken over."""
+    configs = [small(epochs=50, snapshots=0, eval_every=50), small(epochs=1)]
+    held = run_of(configs[0])
+    process = other_execution(SLOW_RUN)
+    wait_until_held(held, process)
+    if dies:
+        os.kill(process.pid, signal.SIGSTOP)  # it holds the lock, and does not go on
+        threading.Timer(3, process.kill).start()
+    runs = train_all(configs, jobs=1)
+    process.wait(60)
+    assert all(run.result for run in runs) and runs[0].result["epochs"] == 50
+    said = said_of_runs(capsys)
+    assert said[0].startswith("  2/2") and ": trained in" in said[0]
+    how = ("resumed in", "trained in") if dies else ("trained by another process",)
+    assert said[1].startswith("  1/2") and any(f": {text}" in said[1] for text in how)
+
+
+def test_a_sweep_on_dask_workers():
+    """Two processes of a LocalCluster, as they could be on two machines."""
+    distributed = pytest.importorskip("distributed")
+    configs = [small(epochs=1, seed=seed) for seed in range(3)]
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, env=environment()
+    )
+    with cluster, distributed.Client(cluster), joblib.parallel_config("dask"):
+        runs = train_all(configs, few(configs[0]))
+    owners = {(run.folder / "lock").read_text().split(",")[1] for run in runs}
+    assert all(run.result for run in runs) and f" pid {os.getpid()}" not in owners
 
 
 def test_table_1_of_the_paper():

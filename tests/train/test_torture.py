@@ -1,4 +1,4 @@
-"""`make torture`: the long form of test_kill.py, minutes to half an hour. Prints what it counted."""
+"""`make torture`: the long form of test_interruption.py, minutes to half an hour."""
 
 import json
 import os
@@ -11,7 +11,16 @@ import time
 from contextlib import suppress
 
 import pytest
-from support import cli_args, content, environment, folder_config, image_folder, small
+from support import (
+    cli_args,
+    content,
+    environment,
+    folder_config,
+    image_folder,
+    run_in,
+    run_of,
+    small,
+)
 from support.killer import (
     STAGES,
     check_visible_files,
@@ -22,7 +31,6 @@ from support.killer import (
 )
 
 from lib.errors import InputError
-from lib.runs import Run, open_run
 from lib.train import train
 
 pytestmark = [
@@ -53,7 +61,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def marked(mark: str) -> list[int]:
-    """Processes that have the environment variable UMAE_MARK=mark, whoever their parent is by now."""
+    """Processes with the environment variable UMAE_MARK=mark, whoever their parent is by now."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -82,16 +90,14 @@ def wait_until_gone(mark: str, seconds: float) -> list[int]:
     "fields",
     [{"snapshots": 1}, {"epochs": 5, "checkpoint_every": 2, "accum_steps": 2, "eval_every": 1}],
 )
-def test_every_file_at_every_stage(killer, tmp_path, fields):  # noqa: F811
+def test_every_file_at_every_stage(killer, tmp_path, fields):
     number = writes_of(killer, tmp_path, fields)
     points = [(n, stage) for n in range(1, number + 1) for stage in STAGES]
     kill_everywhere(killer, tmp_path, fields, points)
-    say(
-        f"{len(points)} kills inside, after and between writing and rename of {number} files survived"
-    )
+    say(f"{len(points)} kills inside, after and between the writing of {number} files survived")
 
 
-def test_random_moments(killer, tmp_path):  # noqa: F811
+def test_random_moments(killer, tmp_path):
     kills = 0
     for seed in range(12):
         fields = {
@@ -105,7 +111,7 @@ def test_random_moments(killer, tmp_path):  # noqa: F811
     assert kills >= 30
 
 
-def test_a_streamed_folder_with_workers(killer, tmp_path):  # noqa: F811
+def test_a_streamed_folder_with_workers(killer, tmp_path):
     root = image_folder(tmp_path / "images", per_class=20)
     fields = {
         "root": str(root),
@@ -131,13 +137,13 @@ def start(command: list[str], **env: str) -> subprocess.Popen[str]:
     )
 
 
-def killed_until_done(tmp_path, command, name, kills, pick, seed=0, at_most=240) -> None:
-    """Starts `command` and SIGKILLs what `pick` picks at a random progress, `kills` times; then lets it end.
+def killed_until_done(tmp_path, command, kills, pick, seed=0, at_most=240) -> None:
+    """Starts `command` and SIGKILLs what `pick` picks, `kills` times; then lets it end.
 
-    A kill waits until the run has moved on, so that every start makes progress whatever the machine's load.
+    A kill waits until the run has moved on, so that every start makes progress under any load.
     """
     rng = random.Random(seed)
-    run = Run(small(**LONG), tmp_path / "killed" / "runs" / name)
+    run = run_in(tmp_path / "killed", small(**LONG))
     for n in range(kills):
         mark = f"{os.getpid()}-{n}-{rng.random()}"
         before, wanted = len(run.metrics()), rng.choice([1, 1, 2, 3])
@@ -165,11 +171,8 @@ def killed_until_done(tmp_path, command, name, kills, pick, seed=0, at_most=240)
 
 def test_real_processes(tmp_path):
     command = [sys.executable, "-m", "lib.train", *cli_args(**LONG)]
-    name = open_run(small(**LONG)).folder.name
-    killed_until_done(tmp_path, command, name, 8, lambda pid, _: [pid, *descendants(pid)])
-    assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(
-        train(small(**LONG))
-    )
+    killed_until_done(tmp_path, command, 8, lambda pid, _: [pid, *descendants(pid)])
+    assert content(run_in(tmp_path / "killed", small(**LONG))) == content(train(small(**LONG)))
     say("8 kills of `python -m lib.train` survived")
 
 
@@ -191,7 +194,7 @@ def test_a_signal_to_the_whole_group_saves_although_workers_get_it_too(tmp_path,
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=env, cwd="/", start_new_session=True
     )
-    run = open_run(config)
+    run = run_of(config)
     while not run.metrics():
         assert process.poll() is None
         time.sleep(0.02)
@@ -236,16 +239,13 @@ def test_the_kernel_of_a_notebook(tmp_path):
         str(tmp_path / "in.ipynb"),
         str(tmp_path / "out.ipynb"),
     ]
-    name = open_run(small(**LONG)).folder.name
-    killed_until_done(tmp_path, command, name, 4, lambda pid, _: descendants(pid))
-    assert content(Run(small(**LONG), tmp_path / "killed" / "runs" / name)) == content(
-        train(small(**LONG))
-    )
+    killed_until_done(tmp_path, command, 4, lambda pid, _: descendants(pid))
+    assert content(run_in(tmp_path / "killed", small(**LONG))) == content(train(small(**LONG)))
     say("4 kills of a papermill kernel survived, no process left behind")
 
 
 def test_two_processes(tmp_path):
-    """Any one worker, or the launcher and all: what is left ends by itself, and the run goes on bit for bit."""
+    """Any one worker, or all: what is left ends by itself, and the run goes on bit for bit."""
     command = [
         sys.executable,
         "-m",
@@ -256,7 +256,6 @@ def test_two_processes(tmp_path):
         "lib.train",
         *cli_args(**LONG),
     ]
-    name = open_run(small(**LONG)).folder.name
     whole = start(command, UMAE_OUTPUTS=str(tmp_path / "whole"))
     out = whole.communicate(timeout=240)[0]
     assert whole.returncode == 0, out
@@ -265,8 +264,8 @@ def test_two_processes(tmp_path):
         below = descendants(pid)
         return rng.choice([[pid, *below], below[:1], below[1:2]])
 
-    killed_until_done(tmp_path, command, name, 6, pick)
-    runs = [Run(small(**LONG), tmp_path / folder / "runs" / name) for folder in ("killed", "whole")]
+    killed_until_done(tmp_path, command, 6, pick)
+    runs = [run_in(tmp_path / folder, small(**LONG)) for folder in ("killed", "whole")]
     assert content(runs[0]) == content(runs[1])
     say("6 kills of one or all of two processes survived")
 
@@ -279,7 +278,7 @@ def test_two_hundred_short_runs():
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    """A file system of 300 KiB that is really full, and can really be made read-only; needs root."""
+    """A file system of 300 KiB that is really full, and can be made read-only; needs root."""
     folder = tmp_path / "tmpfs"
     folder.mkdir()
     if subprocess.run(
@@ -299,7 +298,7 @@ def test_a_full_and_then_a_read_only_file_system(tmpfs, tmp_path, monkeypatch):
         InputError, match=r"cannot write .* \(No space left on device\); earlier files are intact"
     ):
         train(config)
-    run = open_run(config)
+    run = run_of(config)
     check_visible_files(run)
     kept = {
         p.name: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"
@@ -330,7 +329,7 @@ def test_a_file_system_that_turns_read_only_while_training(tmpfs, monkeypatch):
         os.sync()
         for fd in (tmpfs / "runs").glob("*/lock"):
             assert fd.exists()
-        # a writer keeps the lock file open, so the remount needs force: bind a read-only view over it instead
+        # A writer keeps the lock file open: a read-only view is bound over it instead.
         subprocess.run(["mount", "--bind", str(tmpfs), str(tmpfs)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(tmpfs)], check=True)
 
@@ -340,7 +339,7 @@ def test_a_file_system_that_turns_read_only_while_training(tmpfs, monkeypatch):
             InputError, match=r"cannot write .* \(Read-only file system\); earlier files are intact"
         ):
             train(config, few(config))
-        check_visible_files(open_run(config))
+        check_visible_files(run_of(config))
     finally:
         subprocess.run(["umount", "-l", str(tmpfs)], check=True)
     assert train(config, few(config)).result["steps"] == 9
