@@ -280,6 +280,63 @@ def earlier_block(_: Sequence[Record]) -> str:
     return table(header, rows)
 
 
+def checks_block(records: Sequence[Record]) -> str:
+    """The attempts to break the explanation: the same features under other probes."""
+    rows = []
+    for data in PRESETS:
+        for feature, label in FEATURES.items():
+            own = [by_seed(records, data, name) for name in ("MAE", "U-MAE")]
+            seeds = [s for s in sorted(own[0].keys() & own[1].keys()) if _checked(own, s)]
+            for name, read in CHECKS.items() if seeds else ():
+                mae, umae = ([read(side[s], feature) for s in seeds] for side in own)
+                gain = spread([b - a for a, b in zip(mae, umae, strict=True)])
+                rows.append([data, label, name, spread(mae), spread(umae), gain, str(len(seeds))])
+    header = ["data", "feature", "probe", "MAE", "U-MAE", "gain", "n"]
+    return table(header, rows)
+
+
+def _checked(sides: Sequence[dict[int, Record]], seed: int) -> bool:
+    return all("checks" in side[seed] for side in sides)
+
+
+def _check(*keys: Any) -> Callable[[Record, str], float]:
+    """Reads a test accuracy out of a record's checks."""
+
+    def read(record: Record, feature: str) -> float:
+        found = record["checks"][feature]
+        for key in keys:
+            found = found[key]
+        return found["test"]
+
+    return read
+
+
+CHECKS: dict[str, Callable[[Record, str], float]] = {
+    "plain, as above": lambda record, feature: accuracy(record, "sgd", feature),
+    "plain, rate tuned for each model on validation": _check("plain, rate tuned"),
+    "AdamW, rate and decay tuned": _check("Adam, rate and decay tuned"),
+    "plain on whitened features": _check("whitened"),
+    "plain, rotated to condition 1": _check("rotated", 0, "sgd"),
+    "plain, rotated to condition 10,000": _check("rotated", 2, "sgd"),
+    "plain, rotated to condition 1,000,000": _check("rotated", 3, "sgd"),
+    "batch-normed, as above": lambda record, feature: accuracy(record, "mae", feature),
+    "batch-normed, rotated to condition 1": _check("rotated", 0, "mae"),
+    "batch-normed, rotated to condition 1,000,000": _check("rotated", 3, "mae"),
+}
+
+
+def baselines_block(records: Sequence[Record]) -> str:
+    """Encoders that learned nothing."""
+    rows = []
+    for record in records:
+        for name, features in record.get("baselines", {}).items():
+            for feature, found in features.items():
+                cells = [f"{found[p]['test']:.1f}" for p in ("sgd", "knn", "mae")]
+                label = FEATURES.get(feature, feature)
+                rows.append([record["data"], name, label, *cells])
+    return table(["data", "encoder", "feature", "`sgd`", "`knn`", "`mae`"], rows)
+
+
 def origin_block(records: Sequence[Record]) -> str:
     """Commits, machines, n and hours of the records."""
     commits = sorted({r["origin"]["commit"] for r in records})
@@ -292,6 +349,8 @@ def origin_block(records: Sequence[Record]) -> str:
 
 BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study summary": summary_block,
+    "study checks": checks_block,
+    "study baselines": baselines_block,
     "earlier claims": earlier_block,
     "study objectives": objectives_block,
     "study representation": representation_block,
