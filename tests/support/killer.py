@@ -59,6 +59,8 @@ def check_visible_files(run: Run) -> None:
         elif path.suffix == ".jsonl":
             epochs = [line["epoch"] for line in lines(path)]
             assert epochs == list(range(1, len(epochs) + 1)) and path.read_bytes().endswith(b"\n")
+        elif path.suffix == ".md":
+            assert path.read_text().endswith("\n")
         else:
             import safetensors.torch
 
@@ -92,8 +94,9 @@ def kill_at_random(killer, tmp_path, fields, seed, most) -> int:
     """Kills one run at random moments, `most` times or until it has ended; returns how often."""
     rng = random.Random(seed)
     config = small(**fields)
-    before = time.monotonic()
     assert killer(tmp_path / "whole", fields)["status"] == 0
+    before = time.monotonic()  # not of the first run: the process had its imports to do
+    assert killer(tmp_path / "again", fields)["status"] == 0
     seconds = time.monotonic() - before
     run, kills = run_in(tmp_path / "killed", config), 0
     while (
