@@ -101,7 +101,7 @@ def kill_at_random(killer, tmp_path, fields, seed, most) -> int:
     run, kills = run_in(tmp_path / "killed", config), 0
     while (
         kills < most
-        and killer(tmp_path / "killed", fields, after=rng.uniform(0, 0.6 * seconds))["status"]
+        and killer(tmp_path / "killed", fields, after=rng.uniform(0, 0.3 * seconds))["status"]
     ):
         kills += 1
         if run.folder.exists():
