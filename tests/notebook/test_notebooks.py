@@ -371,7 +371,11 @@ def test_figures_are_there_and_not_blank(name, done):
         assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01, figure.name
 
 
-@pytest.mark.parametrize("name", ["03_linear_probe", "11_audit", *sorted(SWEEPS)])
+# Not 10_table1: it reads whatever the tests before it have trained.
+AGAIN = ["03_linear_probe", "11_audit", *sorted(SWEEPS - {"10_table1"})]
+
+
+@pytest.mark.parametrize("name", AGAIN)
 def test_a_second_execution_trains_nothing_and_finds_the_same_numbers(name, done, outputs):
     first, folder, _ = done(name)
     before = weights_on_disk(outputs)

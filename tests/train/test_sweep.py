@@ -142,7 +142,7 @@ def test_executions_share_a_sweep(capsys, dies):
 
 def test_a_sweep_on_dask_workers():
     """Two processes of a LocalCluster, as they could be on two machines."""
-    distributed = pytest.importorskip("distributed")
+    distributed = pytest.importorskip("dask.distributed")
     configs = [small(epochs=1, seed=seed) for seed in range(3)]
     cluster = distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None, env=environment()
