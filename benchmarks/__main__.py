@@ -17,6 +17,7 @@ import psutil
 from benchmarks.gpu import gpu
 from benchmarks.loss import accumulation, uniformity
 from benchmarks.notebooks import notebooks
+from benchmarks.profile import profile
 from benchmarks.streaming import decoding, streaming
 from benchmarks.sweep import sweep
 from benchmarks.training import ladder, scaling, steps
@@ -27,7 +28,7 @@ from lib.runs.provenance import provenance
 
 # A part takes a number of rounds and returns the rows of its table; its docstring is its help.
 _TRAINING = (steps, ladder, scaling, uniformity, accumulation)
-_OTHERS = (sweep, streaming, decoding, gpu, notebooks)
+_OTHERS = (profile, sweep, streaming, decoding, gpu, notebooks)
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     part.__name__: part for part in (*_TRAINING, *_OTHERS)
 }

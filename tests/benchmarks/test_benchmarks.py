@@ -10,11 +10,12 @@ import torch
 from support import small
 
 from benchmarks import __main__ as bench
-from benchmarks import gpu, notebooks, streaming, sweep, training
+from benchmarks import gpu, notebooks, profile, streaming, sweep, training
 from benchmarks.loss import accumulation
 from benchmarks.memory import children_memory
 from benchmarks.paired import Side, compare
 from benchmarks.plain import PlainImages, pairwise, plain_loss
+from lib.compute import cpu_kernels
 from lib.errors import InputError
 from lib.losses import uniformity_loss
 from lib.masking import masks_from_noise, num_visible
@@ -165,3 +166,24 @@ def test_streamed_crops_are_timed_in_turn():
     assert rows[0][""] == "this repository" and len(rows) == 3
     assert rows[0]["we are min med max"] == "1.00 1.00 1.00"
     assert all(row["images/s"] > 0 for row in rows)
+
+
+def test_a_profile_accounts_for_the_products_of_a_step():
+    config = resolve("cifar10-vit-micro", **{**TINY, "batch_size": 16})
+    rows = {row[""]: row for row in profile.profile_steps(config, steps=2)}
+    assert list(rows)[-1] == "the whole step" and rows["the whole step"]["share"] == 1
+    assert rows["linear products"]["ms"] > 0 and rows["weight gradients"]["of GEMM peak"] > 0
+    assert torch.get_num_threads() == 1 and not cpu_kernels._call.__name__.startswith("timed")
+
+
+@pytest.mark.parametrize(
+    "a,b,kind,flops",
+    [
+        (torch.ones(5, 3), torch.ones(3, 4), "linear products", 120),
+        (torch.ones(3, 5).t(), torch.ones(3, 4), "weight gradients", 120),
+        (torch.ones(4, 3, 5).mT, torch.ones(4, 3, 2), "weight gradients", 240),
+        (torch.ones(6, 3, 5).mT, torch.ones(6, 3, 2), "attention products", 360),
+    ],
+)
+def test_products_are_told_apart(a, b, kind, flops):
+    assert profile._product(a, b) == (kind, flops)
