@@ -26,7 +26,11 @@ autodoc_typehints = "signature"
 
 html_theme = "sphinx_book_theme"
 html_title = project
-html_theme_options = {"use_download_button": False, "show_navbar_depth": 1}
+html_theme_options = {
+    "use_download_button": False,
+    "show_navbar_depth": 1,
+    "navbar_persistent": [],
+}
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
