@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from lib.notebook.statistics import LEVEL, OPEN, correct, holm, interval, judge, p_value
 from lib.presets import REPO
 from lib.runs.files import write_atomic, write_json
 from study.plan import OBJECTIVES, PRESETS
@@ -82,30 +82,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean."""
-    if len(values) < 2:
-        return -np.inf, np.inf
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values) - half), float(np.mean(values) + half)
-
-
 def verdict(values: Sequence[float]) -> str:
     low, high = interval(values)
     if low > 0:
         return "higher"
-    return "lower" if high < 0 else "cannot tell"
-
-
-def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which of several two-sided tests reject under Holm's correction (Holm 1979)."""
-    order = np.argsort(p_values)
-    rejected = [False] * len(p_values)
-    for rank, k in enumerate(order):
-        if p_values[k] > level / (len(p_values) - rank):
-            break
-        rejected[k] = True
-    return rejected
+    return "lower" if high < 0 else OPEN
 
 
 def gains(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -120,9 +101,8 @@ def gains(records: Sequence[Record]) -> list[dict[str, Any]]:
                         key = {"data": data, "objective": objective, "protocol": protocol}
                         rows.append({**key, "feature": feature, "differences": found})
     tested = [row for row in rows if len(row["differences"]) > 1]
-    p_values = [float(stats.ttest_1samp(row["differences"], 0).pvalue) for row in tested]
-    for row, p, kept in zip(tested, p_values, holm(p_values), strict=True):
-        row |= {"p": p, "holm": verdict(row["differences"]) if kept else "cannot tell"}
+    for row, p in zip(tested, holm([p_value(r["differences"]) for r in tested]), strict=True):
+        row["holm"] = verdict(row["differences"]) if p < 1 - LEVEL else OPEN
     return rows
 
 
@@ -168,7 +148,7 @@ def gain_text(row: dict[str, Any]) -> str:
         return f"{np.mean(values):+.1f} (n=1)"
     low, high = interval(values)
     says = verdict(values)
-    if says != "cannot tell":
+    if says != OPEN:
         says = f"**{says}**" if row["holm"] == says else f"{says} (not after Holm)"
     return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}], {says}"
 
@@ -220,7 +200,6 @@ EARLIER = {
     "07_training_curve": "Figure 5 (b)",
     "08_mask_ratio": "Section 3.2, ratio 0",
 }
-FIVE_EPOCHS = "-p preset cifar10-vit-micro -p data folder:/path/to/cifar10 -p epochs 5"
 
 
 def read_earlier(folder: Path = RECORDS.parent) -> list[dict[str, Any]]:
@@ -230,10 +209,7 @@ def read_earlier(folder: Path = RECORDS.parent) -> list[dict[str, Any]]:
         found = json.loads((folder / f"{name}_cifar10.json").read_text())
         for claim in _claims_of(found):
             rows.append({"place": place, "notebook": name, "commit": found["commit"], **claim})
-    p_values = [_p_value(row) for row in rows]
-    for row, kept in zip(rows, holm(p_values), strict=True):
-        row["holm"] = kept
-    return rows
+    return correct([judge(r["claim"], r["differences"], r["above"]) | r for r in rows])
 
 
 def _claims_of(found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -257,25 +233,15 @@ def _claims_of(found: dict[str, Any]) -> list[dict[str, Any]]:
     return claims
 
 
-def _p_value(row: dict[str, Any]) -> float:
-    return float(stats.ttest_1samp(row["differences"], row["above"]).pvalue)
-
-
 def earlier_block(_: Sequence[Record]) -> str:
     """The claims after 5 epochs on CIFAR-10, with intervals, verdicts, and Holm's correction."""
     rows = []
     for row in read_earlier():
         low, high = interval(row["differences"])
-        says = "cannot tell"
-        if low > row["above"]:
-            says = "agrees"
-        elif high < row["above"]:
-            says = "does not agree"
-        corrected = says if row["holm"] else "cannot tell"
         number = f"{np.mean(row['differences']):+.1f} [{low:+.1f}, {high:+.1f}]"
         n = str(len(row["differences"]))
         notebook = f"`{row['notebook']}`"
-        rows.append([row["place"], row["claim"], number, n, says, corrected, notebook])
+        rows.append([row["place"], row["claim"], number, n, row["verdict"], row["holm"], notebook])
     header = ["in the paper", "claim", "points [95 %]", "n", "verdict", "after Holm", "notebook"]
     return table(header, rows)
 

@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from study import report
 from study.plan import OBJECTIVES, plan
@@ -44,9 +42,6 @@ def test_the_pages_hold_what_the_records_say():
 def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
     found = report.differences(records, "cifar10", "U-MAE", "sgd", "token")
     assert found == [11.0, 12.0, 10.5]
-    low, high = report.interval(found)
-    mean, se = np.mean(found), np.std(found, ddof=1) / 3**0.5
-    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, mean, se))
 
 
 @pytest.mark.parametrize(
@@ -56,12 +51,6 @@ def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
 def test_a_verdict_needs_an_interval_without_zero(values, says):
     assert report.verdict(values) == says
     assert report.verdict(values[:1]) == "cannot tell"
-
-
-def test_holm_rejects_while_the_smallest_p_values_pass_their_level():
-    assert report.holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
-    assert report.holm([0.001, 0.9, 0.02]) == [True, False, True]
-    assert report.holm([0.03, 0.03]) == [False, False]
 
 
 def test_the_tables_name_the_seeds_the_spread_and_the_verdict(records):
