@@ -23,9 +23,7 @@ $(SITE_READY): $(READY)
 demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few minutes on two cores
 	mkdir -p $(OUT)/demo
 	$(PAPERMILL) notebooks/01_masking.ipynb $(OUT)/demo/01_masking.ipynb
-	$(PAPERMILL) --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_mae.ipynb -p lam 0
-	$(PAPERMILL) --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain_umae.ipynb \
-	    -p lam 0.001
+	$(PAPERMILL) --log-output notebooks/02_pretrain.ipynb $(OUT)/demo/02_pretrain.ipynb
 	$(PAPERMILL) notebooks/03_linear_probe.ipynb $(OUT)/demo/03_linear_probe.ipynb
 	@echo && cat "$$(ls -t $(OUT)/03_linear_probe/*/table.txt | head -n 1)"
 	@echo && echo "The notebooks as they ran, with their pictures: $(OUT)/demo/"
