@@ -9,6 +9,7 @@ docs/results.md and README.md from them.
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from lib.runs import open_run, outputs, write_json
 from lib.runs.files import read_json
 from lib.train import train
 from study.measure import measure
-from study.plan import PRESETS, Planned, plan
+from study.plan import PRESETS, SCRATCH, Planned, plan
 from study.report import collect, read_records, write_pages
+
+RETRY_SECONDS = 30  # before another look at runs that other processes hold
 
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,7 +50,8 @@ def data_paths(pairs: list[str]) -> dict[str, str]:
 
 def record_path(planned: Planned, run_name: str) -> Path:
     part = planned.part.replace(" ", "_")
-    return outputs() / "study" / f"{part}-{run_name}.json"
+    name = f"{part}-scratch-{run_name}" if planned.objective == SCRATCH else f"{part}-{run_name}"
+    return outputs() / "study" / f"{name}.json"
 
 
 def config_of(planned: Planned, path: str, device: str) -> Config:
@@ -62,10 +66,12 @@ def finish(planned: Planned, config: Config, data: Dataset) -> bool:
         return True
     try:
         run = train(config, data)
+        with run.lock():
+            if not read_json(path):
+                write_json(path, measure(planned, run, data))
     except RunBusy as busy:
         print(busy, flush=True)
         return False
-    write_json(path, measure(planned, run, data))
     print(f"measured {path.name}", flush=True)
     return True
 
@@ -80,11 +86,16 @@ def main(argv: list[str] | None = None) -> None:
     loaded: dict[str, Dataset] = {}
     left = [p for p in plan() if not arguments.part or p.part in arguments.part]
     left = [p for p in left if p.data in paths]
-    for planned in left:
-        config = config_of(planned, paths[planned.data], arguments.device)
-        if planned.data not in loaded:
-            loaded[planned.data] = load(**config.data_fields)
-        finish(planned, config, loaded[planned.data])
+    while left:
+        busy = []
+        for planned in left:
+            config = config_of(planned, paths[planned.data], arguments.device)
+            if planned.data not in loaded:
+                loaded[planned.data] = load(**config.data_fields)
+            if not finish(planned, config, loaded[planned.data]):
+                busy.append(planned)
+        left = busy
+        time.sleep(RETRY_SECONDS if left else 0)
 
 
 if __name__ == "__main__":

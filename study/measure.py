@@ -5,17 +5,28 @@ from typing import Any
 from lib.data import Dataset
 from lib.errors import InputError
 from lib.evaluate import PROTOCOLS, evaluate, features
+from lib.evaluate.finetuning import finetune
+from lib.evaluate.recipes import recipe_for
 from lib.evaluate.representation import condition_number, participation_ratio
 from lib.losses import cosine_weight, effective_rank, spectrum
 from lib.models import POOLS
 from lib.runs import Run
+from lib.runs.provenance import commit
 from study.checks import baselines, budgets, checks
-from study.plan import Planned
+from study.plan import SCRATCH, TUNING_EPOCHS, Planned
 
 
 def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
-    """Accuracy under every protocol for both features, and the spectra of the features."""
-    record = {
+    """What the part of the plan asks for, of one run."""
+    record = {**origin(planned, run, data), "measured_commit": commit()}
+    if planned.part == "finetuning":
+        return {**record, "finetuned": finetuned(planned, run, data)}
+    return {**record, **frozen(planned, run, data)}
+
+
+def origin(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
+    """Which run it is, and where it was trained."""
+    return {
         "part": planned.part,
         "data": planned.data,
         "objective": planned.objective,
@@ -25,6 +36,12 @@ def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
         "run": run.folder.name,
         "images": {"train": len(data.train), "test": len(data.test)},
         "origin": run.origin(),
+    }
+
+
+def frozen(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
+    """Accuracy under every protocol for both features, and the spectra of the features."""
+    record: dict[str, Any] = {
         "accuracy": accuracies(run, data),
         "representation": representation(run, data),
         "training": {k: v for k, v in (run.result or {}).items() if k.startswith("test_")},
@@ -37,6 +54,14 @@ def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
     if planned.part == "long":
         record["along"] = along_training(run, data)
     return record
+
+
+def finetuned(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
+    """All labels, the preset's recipe with a longer budget; the epoch chosen on validation."""
+    recipe = recipe_for(planned.preset, epochs=TUNING_EPOCHS)
+    scratch = planned.objective == SCRATCH
+    found = finetune(run.config, recipe, 1.0, planned.seed, scratch, data)
+    return {k: found[k] for k in ("best", "last", "best_epoch", "best_validation", "seconds")}
 
 
 def accuracies(run: Run, data: Dataset, epoch: int | None = None) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from typing import Any
 
 SEEDS = (0, 1, 2, 3, 4)
 SHORT = 10  # epochs of the sweeps over coefficients and mask ratios
+TUNING_EPOCHS = 30  # of finetuning: three times the preset's recipe
 MAE = {"lam": 0.0}
 UMAE = {"lam": 0.001, "uniformity": "spectral", "pool": "token"}
 UMAE_MEAN = {"lam": 0.001, "uniformity": "spectral", "pool": "avg"}
+SCRATCH = "from scratch"
 OBJECTIVES = {"MAE": MAE, "U-MAE": UMAE, "U-MAE, mean token": UMAE_MEAN}
 PRESETS = {"tiny-imagenet-50": "tiny-imagenet-vit-micro", "cifar10": "cifar10-vit-micro"}
 
@@ -59,6 +61,14 @@ def mask_ratios(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
                 yield Planned("mask ratio", data, name, seed, own)
 
 
+def finetunings(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part D: finetuning the encoders of part A, and the same network from random weights."""
+    for seed in seeds:
+        for name in ("MAE", "U-MAE", SCRATCH):
+            term = OBJECTIVES.get(name, MAE)
+            yield Planned("finetuning", data, name, seed, {"epochs": 40, **term})
+
+
 def long_pair(data: str) -> Iterator[Planned]:
     """Part A, along training: one pair of 200 epochs."""
     for name in ("MAE", "U-MAE"):
@@ -70,12 +80,16 @@ def plan() -> list[Planned]:
     tiny, cifar = PRESETS
     return [
         *objectives(tiny, SEEDS[:3]),
-        *objectives(cifar, SEEDS[:3]),
+        *objectives(cifar, SEEDS[:2]),
+        *coefficients(tiny, SEEDS[:1]),
+        *objectives(cifar, SEEDS[2:3]),
+        *coefficients(tiny, SEEDS[1:3]),
+        *finetunings(tiny, SEEDS[:3]),
+        *mask_ratios(tiny, SEEDS[:3]),
         *objectives(tiny, SEEDS[3:]),
         *objectives(cifar, SEEDS[3:]),
-        *coefficients(tiny, SEEDS[:3]),
-        *mask_ratios(tiny, SEEDS[:3]),
         *long_pair(tiny),
         *coefficients(cifar, SEEDS[:3]),
         *mask_ratios(cifar, SEEDS[:3]),
+        *finetunings(cifar, SEEDS[:3]),
     ]

@@ -306,9 +306,11 @@ def baselines_block(records: Sequence[Record]) -> str:
 def origin_block(records: Sequence[Record]) -> str:
     """Commits, machines, n and hours of the records."""
     commits = sorted({r["origin"]["commit"] for r in records})
+    measured = sorted({r["measured_commit"] for r in records if "measured_commit" in r})
+    later = f", measured at {', '.join(measured)}" if measured else ""
     machines = sorted({str(r["origin"]["device"]) for r in records})
     return (
-        f"{len(records)} runs; trained at commit {', '.join(commits)}; machine: "
+        f"{len(records)} runs; trained at commit {', '.join(commits)}{later}; machine: "
         f"{', '.join(machines)}, one thread a run, bf16."
     )
 

@@ -78,7 +78,7 @@ def test_records_of_single_runs_are_collected_by_part(tmp_path):
 
 
 def test_the_plan_names_every_run_once_and_pairs_every_seed():
-    keys = [(p.part, p.data, p.seed, *sorted(p.fields.items())) for p in plan()]
+    keys = [(p.part, p.data, p.objective, p.seed, *sorted(p.fields.items())) for p in plan()]
     assert len(keys) == len(set(keys))
     twins: dict = {}
     for p in plan():
