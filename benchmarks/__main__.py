@@ -4,8 +4,8 @@ The two sides of a ratio run in processes of their own, a few steps of one after
 other, so that a machine with other work on it slows both. Each part prints a table and writes
 outputs/benchmarks/PART.json.
 """
+# PYTHON_ARGCOMPLETE_OK
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from benchmarks.profile import profile
 from benchmarks.streaming import decoding, streaming
 from benchmarks.sweep import sweep
 from benchmarks.training import ladder, scaling, steps
+from lib.command_line import Parser
 from lib.errors import InputError, did_you_mean
 from lib.runs.files import write_json
 from lib.runs.folder import outputs
@@ -54,14 +55,12 @@ def machine() -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures the parts that are named, one after another. InputError for an unknown one."""
     names = "\n".join(f"  {name:<14}{help_of(name)}" for name in PARTS)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        epilog=f"parts:\n{names}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="see below; the first 5")
-    parser.add_argument("--rounds", type=int, default=3, help="of every comparison (3)")
+    parser = Parser("python -m benchmarks", f"{__doc__}\nparts:\n{names}\n")
+    shown = f"What to measure, of the list above. Default: {', '.join(DEFAULT)}."
+    parser.option("what to run", "parts", nargs="*", metavar="PART", values=PARTS, help=shown)
+    rounds = "Rounds of every comparison, at least 1. Default: 3."
+    parser.option("what to run", "--rounds", type=int, default=3, metavar="N", help=rounds)
+    parser.complete()
     options = parser.parse_args(argv)
     parts = options.parts or DEFAULT
     for name in parts:

@@ -16,33 +16,30 @@ from lib.losses import UNIFORMITY_FORMS
 from lib.masking import num_visible
 
 REPO = Path(__file__).resolve().parents[1]
-CHOICES = {
-    "augment": ("none", "flip", "crop", "resized_crop"),
-    "normalize": ("dataset", "unit"),
-    "uniformity": UNIFORMITY_FORMS,
-    "pool": ("token", "avg"),
-    "precision": ("fp32", "bf16", "fp64"),
-    "stream": ("auto", "always", "never"),
-}
 DATASETS = {"digits": 1, "fashion_mnist": 1, "cifar10": 3, "folder": 3}  # name: channels
 
 
-def _what(default: Any, text: str) -> Any:
-    """A field that decides the result; `text` is its line of help."""
-    return field(default=default, metadata={"help": text})
-
-
-def _data(default: Any, text: str) -> Any:
-    """A field that chooses the images. The run's identity holds their fingerprint instead."""
-    return field(default=default, metadata={"help": text, "data": True})
-
-
-def _where(default: Any, text: str) -> Any:
-    """A field that says where or how to run, not what: it is no part of the run's identity."""
-    return field(default=default, metadata={"help": text, "where": True})
-
-
 REQUIRED = dataclasses.MISSING
+
+
+def _what(default: Any, group: str, text: str, **more: Any) -> Any:
+    """A field that decides the result.
+
+    `group` and `text` are its place and its line in every help. `more` may hold `low` (the least
+    value), `below` (a bound that is not reached) or `choices`: `validate` checks them, and
+    `help_of` says them.
+    """
+    return field(default=default, metadata={"group": group, "help": text, **more})
+
+
+def _data(default: Any, text: str, **more: Any) -> Any:
+    """A field that chooses the images. The run's identity holds their fingerprint instead."""
+    return _what(default, "images", text, data=True, **more)
+
+
+def _where(default: Any, group: str, text: str, **more: Any) -> Any:
+    """A field that says where or how to run, not what: it is no part of the run's identity."""
+    return _what(default, group, text, where=True, **more)
 
 
 @dataclass(frozen=True)
@@ -52,43 +49,75 @@ class Config:
     Sources of the defaults are given with each preset.
     """
 
-    preset: str = _what(REQUIRED, "name of the settings that the other fields change")
-    data: str = _data(REQUIRED, "digits, fashion_mnist, cifar10 or folder:/path")
-    image_size: int = _what(REQUIRED, "pixels of a side; other sizes are resized to it")
-    patch_size: int = _what(REQUIRED, "pixels of a side of a patch")
-    embed_dim: int = _what(REQUIRED, "width of the encoder")
-    depth: int = _what(REQUIRED, "blocks of the encoder")
-    num_heads: int = _what(REQUIRED, "attention heads of the encoder")
-    decoder_dim: int = _what(REQUIRED, "width of the decoder")
-    decoder_depth: int = _what(REQUIRED, "blocks of the decoder")
-    decoder_heads: int = _what(REQUIRED, "attention heads of the decoder")
-    epochs: int = _what(REQUIRED, "passes over the training images")
-    warmup_epochs: float = _what(REQUIRED, "epochs of linear warm-up of the rate")
-    batch_size: int = _what(REQUIRED, "images per optimiser step, over all processes")
-    base_lr: float = _what(REQUIRED, "peak rate per 256 images (He et al. 2021)")
-    classes: tuple[str, ...] = _data((), "a subset of the classes; empty for all")
-    augment: str = _what("none", "of the training images")
-    normalize: str = _what("dataset", "dataset: its mean and deviation; unit: pixels to [-1, 1]")
-    mask_ratio: float = _what(0.75, "share of patches removed, in [0, 1); 0 is plain autoencoding")
-    norm_pix_loss: bool = _what(False, "predict patches normalised one by one")
-    lam: float = _what(0.001, "coefficient of the uniformity term; 0 is MAE")
-    uniformity: str = _what("spectral", "form of the uniformity term")
-    pool: str = _what("token", "feature under the uniformity term: class token or mean of patches")
-    weight_decay: float = _what(0.05, "of AdamW, on matrices (Section 5.1)")
-    accum_steps: int = _what(1, "parts of a batch whose gradients are summed")
-    precision: str = _what("fp32", "of the matrix products")
-    seed: int = _what(0, "of weights, order, masks and crops")
-    eval_every: int = _what(1, "epochs between measurements on the validation part")
-    snapshots: int = _what(8, "weights kept at this many evenly spaced epochs")
-    classes_file: str = _data("", "text file with a class name a line, instead of `classes`")
-    data_dir: str = _where("", "where torchvision's files are; the repository's data/ if empty")
-    download: bool = _where(False, "let torchvision fetch its files")
-    stream: str = _where("auto", "auto: stream a folder of more than 4 GiB of pixels")
-    workers: int = _where(2, "decoding processes of a streamed folder")
-    device: str = _where("auto", "auto, cpu, cuda or cuda:N")
-    compile: bool = _where(False, "torch.compile the blocks")
-    shard: bool = _where(False, "every process keeps a part of the weights (FSDP2), not all (DDP)")
-    checkpoint_every: int = _where(1, "epochs; a signal also saves, at the next step")
+    preset: str = _what(
+        REQUIRED, "what to run", "name of the settings that the other options change"
+    )
+    data: str = _data(REQUIRED, "images: digits, fashion_mnist, cifar10 or folder:/path")
+    image_size: int = _what(
+        REQUIRED, "images", "pixels of a side to which images are resized", low=1
+    )
+    patch_size: int = _what(REQUIRED, "model", "pixels of a side of a patch", low=1)
+    embed_dim: int = _what(REQUIRED, "model", "width of the encoder", low=1)
+    depth: int = _what(REQUIRED, "model", "blocks of the encoder", low=1)
+    num_heads: int = _what(REQUIRED, "model", "attention heads of the encoder", low=1)
+    decoder_dim: int = _what(REQUIRED, "model", "width of the decoder", low=1)
+    decoder_depth: int = _what(REQUIRED, "model", "blocks of the decoder", low=1)
+    decoder_heads: int = _what(REQUIRED, "model", "attention heads of the decoder", low=1)
+    epochs: int = _what(REQUIRED, "optimiser", "passes over the training images", low=1)
+    warmup_epochs: float = _what(REQUIRED, "optimiser", "epochs in which the rate rises", low=0)
+    batch_size: int = _what(REQUIRED, "optimiser", "images a step, over all processes", low=1)
+    base_lr: float = _what(REQUIRED, "optimiser", "peak learning rate per 256 images", low=0)
+    classes: tuple[str, ...] = _data(
+        (), "names of the classes to use, with commas between; all if empty"
+    )
+    augment: str = _what(
+        "none",
+        "images",
+        "random change of training images",
+        choices=("none", "flip", "crop", "resized_crop"),
+    )
+    normalize: str = _what(
+        "dataset",
+        "images",
+        "pixels scaled by mean and deviation of all, or to [-1, 1]",
+        choices=("dataset", "unit"),
+    )
+    mask_ratio: float = _what(0.75, "loss", "share of removed patches", low=0, below=1)
+    norm_pix_loss: bool = _what(False, "loss", "predict patches normalised one by one")
+    lam: float = _what(0.001, "loss", "weight of the uniformity term (0 is MAE)", low=0)
+    uniformity: str = _what("spectral", "loss", "uniformity term", choices=UNIFORMITY_FORMS)
+    pool: str = _what(
+        "token",
+        "loss",
+        "uniformity of class token or patch mean",
+        choices=("token", "avg"),
+    )
+    weight_decay: float = _what(0.05, "optimiser", "weight decay of matrices in AdamW", low=0)
+    accum_steps: int = _what(1, "optimiser", "parts of a batch that are computed one by one", low=1)
+    precision: str = _what(
+        "fp32", "optimiser", "format of matrix products", choices=("fp32", "bf16", "fp64")
+    )
+    seed: int = _what(
+        0, "what to run", "number that decides weights, order, masks and crops", low=0, below=2**63
+    )
+    eval_every: int = _what(1, "measurements", "epochs between two measurements", low=1)
+    snapshots: int = _what(8, "measurements", "weights along training that are kept", low=0)
+    classes_file: str = _data("", "text file with a class name on each line, instead of classes")
+    data_dir: str = _where("", "images", "folder of torchvision's files, data/ if empty")
+    download: bool = _where(False, "images", "let torchvision fetch its files")
+    stream: str = _where(
+        "auto",
+        "images",
+        "whether a folder is decoded batch by batch (auto: above 4 GiB)",
+        choices=("auto", "always", "never"),
+    )
+    workers: int = _where(2, "images", "decoding processes of a streamed folder", low=0)
+    device: str = _where("auto", "machine", "where to compute: auto, cpu, cuda or cuda:N")
+    compile: bool = _where(False, "machine", "compile the blocks with torch.compile")
+    shard: bool = _where(
+        False, "machine", "each process keeps a part of the weights (FSDP2), not all (DDP)"
+    )
+    checkpoint_every: int = _where(1, "machine", "epochs between two checkpoints", low=1)
 
     @property
     def channels(self) -> int:
@@ -267,7 +296,10 @@ def _number(value: Any) -> Any:
         return _REFUSED
 
 
-def resolve(preset: str = "digits-vit-nano", /, **overrides: Any) -> Config:
+DEFAULT_PRESET = "digits-vit-nano"
+
+
+def resolve(preset: str = DEFAULT_PRESET, /, **overrides: Any) -> Config:
     """The preset's Config with single fields overridden (None keeps the preset's value), checked.
 
     With other `epochs`, the warm-up keeps its share of them. Raises InputError, one line, for an
@@ -290,29 +322,42 @@ def resolve(preset: str = "digits-vit-nano", /, **overrides: Any) -> Config:
     return config
 
 
-POSITIVE = (
-    "image_size", "patch_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth",
-    "decoder_heads", "epochs", "batch_size", "accum_steps", "eval_every", "checkpoint_every",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "lam", "base_lr", "weight_decay", "warmup_epochs", "seed", "snapshots", "workers"
-)  # fmt: skip
+CHOICES: dict[str, tuple[str, ...]] = {
+    f.name: f.metadata["choices"] for f in dataclasses.fields(Config) if "choices" in f.metadata
+}
+
+
+def help_of(name: str) -> str:
+    """What a field of Config is and which values it takes, in one line for people."""
+    about = next(f for f in dataclasses.fields(Config) if f.name == name).metadata
+    choices = tuple(PRESETS) if name == "preset" else about.get("choices")
+    if choices:
+        return f"{about['help']}: {', '.join(choices[:-1])} or {choices[-1]}"
+    if "below" in about:
+        below = "2**63" if about["below"] == 2**63 else about["below"]
+        return f"{about['help']}, at least {about['low']} and below {below}"
+    if "low" in about:
+        return f"{about['help']}, at least {about['low']}"
+    return about["help"]
 
 
 def validate(c: Config) -> None:
     """Raises InputError unless every field of c can be run."""
     for name, choices in CHOICES.items():
         check_choice(name, getattr(c, name), choices)
-    for name in POSITIVE:
-        if getattr(c, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(c, name)}")
-    for name in NOT_NEGATIVE:
-        if not (math.isfinite(getattr(c, name)) and getattr(c, name) >= 0):
-            raise InputError(f"{name} must be finite and at least 0, got {getattr(c, name)}")
+    for f in dataclasses.fields(Config):
+        if "low" in f.metadata and f.name != "mask_ratio":  # num_visible checks it, below
+            _check_low(f.name, getattr(c, f.name), f.metadata["low"])
     _validate_data(c)
     _validate_shapes(c)
     _validate_budget(c)
     num_visible(c.num_patches, c.mask_ratio)
+
+
+def _check_low(name: str, value: float, low: float) -> None:
+    if not (math.isfinite(value) and value >= low):
+        finite = "finite and " if field_types()[name] is float else ""
+        raise InputError(f"{name} must be {finite}at least {low}, got {value}")
 
 
 def _validate_data(c: Config) -> None:

@@ -6,13 +6,16 @@ that was stopped goes on from its last checkpoint. `--report` trains nothing: it
 of this machine, if there are any, to outputs/reference/study, and writes the tables of
 docs/results.md and README.md from them.
 """
+# PYTHON_ARGCOMPLETE_OK
 
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lib.command_line import Parser
 from lib.data import Dataset, load
 from lib.errors import InputError, RunBusy, UMAEError
 from lib.presets import Config, resolve
@@ -27,13 +30,17 @@ RETRY_SECONDS = 30  # before another look at runs that other processes hold
 
 
 def read_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m study", description=__doc__)
-    parser.add_argument(
-        "--data", action="append", default=[], metavar="NAME=PATH", help=f"of {', '.join(PRESETS)}"
-    )
-    parser.add_argument("--part", action="append", help="only these parts of the plan")
-    parser.add_argument("--report", action="store_true", help="write the tables, train nothing")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
+    parser = Parser("python -m study", __doc__)
+    add = partial(parser.option, "what to run")
+    data = f"Folder of a data set; repeatable. NAME is one of {', '.join(PRESETS)}. Default: none."
+    add("--data", action="append", default=[], metavar="NAME=PATH", help=data)
+    parts = list(dict.fromkeys(planned.part for planned in plan()))
+    part = f"Only this part of the plan; repeatable. One of {', '.join(parts)}. Default: all."
+    add("--part", action="append", choices=parts, metavar="PART", help=part)
+    add("--report", action="store_true", help="Write the tables from the records; train nothing.")
+    device = "Where to compute: auto, cpu or cuda:N. Default: auto."
+    add("--device", default="auto", metavar="TEXT", help=device)
+    parser.complete()
     return parser.parse_args(argv)
 
 

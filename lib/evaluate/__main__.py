@@ -1,65 +1,73 @@
 """`python -m lib.evaluate --encoder NAME --data folder:/path`: which probe flatters an encoder."""
+# PYTHON_ARGCOMPLETE_OK
 
-import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from lib.command_line import Parser, sentence
 from lib.errors import InputError, UMAEError
 from lib.evaluate.audit import Settings, audit, compare, text_table, write_audit
 from lib.evaluate.encoders import NORMALIZE, CheckpointOptions, frozen_encoder, is_checkpoint
 from lib.evaluate.pictures import load_pictures
+from lib.presets import help_of
 from lib.runs.cache import cache_key
 from lib.runs.folder import outputs
 
 CHECKPOINT = ("image_size", "interpolate", "num_heads", "decoder_heads", "normalize")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise InputError(f"{message}; see --help")
+def _parser() -> Parser:
+    defaults = Settings()
+    parser = Parser("python -m lib.evaluate", __doc__)
+    _add_input(parser)
+    add = partial(parser.option, "what is measured")
+    seeds = "Seeds of the trained probes, one or more numbers. Default: 0 1 2."
+    add("--seeds", type=int, nargs="+", metavar="N", default=list(defaults.seeds), help=seeds)
+    budgets = "Epochs of the plain probe, each at least 1. Default: 1 3 10 30 100."
+    add("--budgets", type=int, nargs="+", metavar="N", default=list(defaults.budgets), help=budgets)
+    precision = "fp32, or bf16 where it moves no probe by more than 0.1 points. Default: fp32."
+    add("--precision", choices=("fp32", "bf16"), default=defaults.precision, help=precision)
+    add = partial(parser.option, "machine")
+    device = "Where to compute: auto, cpu, cuda or cuda:N. Default: auto."
+    add("--device", metavar="TEXT", default="auto", help=device)
+    workers = "Processes that decode pictures, at least 0. Default: 0."
+    add("--workers", type=int, metavar="N", default=defaults.workers, help=workers)
+    _add_checkpoint_options(parser)
+    return parser
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m lib.evaluate", description=__doc__, allow_abbrev=False)
-    add = parser.add_argument
-    add(
-        "--encoder",
-        action="append",
-        required=True,
-        metavar="[LABEL=]ENCODER",
-        help="run:NAME, local-dir:/folder, a timm name, untrained:NAME or a file.pth; repeatable",
-    )
-    add("--data", required=True, help="folder:/path, digits, fashion_mnist or cifar10")
-    add("--data-dir", default="", help="where torchvision's files are")
-    add("--images", type=int, help="at most so many training and as many test pictures")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trained probes")
-    add("--budgets", type=int, nargs="+", default=[1, 3, 10, 30, 100], help="of the plain probe")
-    add(
-        "--precision",
-        default="fp32",
-        choices=("fp32", "bf16"),
-        help="bf16: where it moves no probe by more than 0.1 points",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--workers", type=int, default=0, help="processes that decode pictures")
-    add("--image-size", type=int, help="of a checkpoint file, if not that of its positions")
-    add("--interpolate", action="store_true", help="resize the positions to --image-size")
-    add("--num-heads", type=int, help="of a checkpoint file whose width is not one of MAE's")
-    add("--decoder-heads", type=int, help="likewise, of its decoder")
-    add(
-        "--normalize",
-        choices=tuple(NORMALIZE),
-        default="imagenet",
-        help="pixels of a checkpoint file",
-    )
-    return parser.parse_args(argv)
+def _add_input(parser: Parser) -> None:
+    add = partial(parser.option, "what is read")
+    encoder = "run:NAME, local-dir:/folder, a timm name, untrained:NAME or a file.pth; repeatable."
+    shown = "[LABEL=]ENCODER"
+    add("--encoder", action="append", required=True, metavar=shown, help=encoder)
+    add("--data", required=True, metavar="TEXT", help=sentence(help_of("data")))
+    folder = f"{sentence(help_of('data_dir'))} Default: empty."
+    add("--data-dir", metavar="TEXT", default="", help=folder)
+    images = "At most so many training and as many test pictures, at least 1. Default: all."
+    add("--images", type=int, metavar="N", help=images)
+
+
+def _add_checkpoint_options(parser: Parser) -> None:
+    add = partial(parser.option, "what a checkpoint file does not say")
+    size = "Pixels of a side of its images. Default: that of its positions."
+    add("--image-size", type=int, metavar="N", help=size)
+    add("--interpolate", action="store_true", help="Resize its positions to --image-size.")
+    heads = "Attention heads, for a width that is not one of MAE's. Default: MAE's."
+    add("--num-heads", type=int, metavar="N", help=heads)
+    decoder = "The same, of its decoder. Default: MAE's."
+    add("--decoder-heads", type=int, metavar="N", help=decoder)
+    normalize = "Scale of its pixels. Default: imagenet."
+    add("--normalize", choices=tuple(NORMALIZE), default="imagenet", help=normalize)
 
 
 def run(argv: Sequence[str]) -> Path:
     """Audits what the command line names, prints the page, and returns the folder of its files."""
-    args = _arguments(argv)
+    parser = _parser()
+    parser.complete()
+    args = parser.parse_args(argv)
     given = CheckpointOptions(**{name: getattr(args, name) for name in CHECKPOINT})
     if given != CheckpointOptions() and not any(map(is_checkpoint, args.encoder)):
         raise InputError("options of checkpoint files were given, but no encoder is one; drop them")

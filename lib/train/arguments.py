@@ -1,50 +1,85 @@
 """`python -m lib.train --preset NAME --lam 0.001 ...`: one option for every field of Config."""
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from lib.command_line import Parser, sentence
 from lib.errors import InputError, Interrupted, UMAEError, did_you_mean
-from lib.presets import CHOICES, Config, field_types, resolve
+from lib.presets import CHOICES, DEFAULT_PRESET, PRESETS, Config, field_types, help_of, resolve
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+USAGE = "python -m lib.train [--preset NAME] [--OPTION VALUE ...]"
+DESCRIPTION = """Trains one run, or goes on with it. Its settings and images name the run.
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise InputError(message)
+  python -m lib.train                                    U-MAE on digits, 15 seconds
+  python -m lib.train --lam 0                            MAE, the same otherwise
+  python -m lib.train --preset cifar10-vit-tiny --help   this page, with that preset's defaults
+"""
+SHOWN = {int: "N", float: "X", bool: "true|false"}  # what stands for the value in the help
 
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def parser(preset: str = DEFAULT_PRESET) -> Parser:
+    """The parser of all options; its help shows the defaults of a preset."""
+    made = Parser("python -m lib.train", DESCRIPTION, USAGE)
+    for f in FIELDS.values():
+        shown = SHOWN.get(field_types()[f.name], "TEXT")
+        more = {"dest": f.name, "metavar": shown, "help": _help(f.name, preset)}
+        made.option(f.metadata["group"], _option(f.name), values=_values(f.name), **more)
+    return made
+
+
+def _values(name: str) -> tuple[str, ...] | None:
+    """What the Tab key offers for an option: None for a file or a number."""
+    if name == "preset":
+        return tuple(PRESETS)
+    if field_types()[name] is bool:
+        return ("true", "false")
+    return CHOICES.get(name)
+
+
+def _help(name: str, preset: str) -> str:
+    """A sentence about a field, and its default with a preset."""
+    text, default = help_of(name), getattr(PRESETS[preset], name)
+    if default in ("", ()):
+        default = "empty"
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    return f"{sentence(text)} Default: {default}."
+
+
+def _with_hyphens(word: str) -> str:
+    """--mask_ratio=0.5 as --mask-ratio=0.5: both spellings of an option are taken."""
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else word
+
+
+def _preset_in(argv: Sequence[str]) -> str:
+    """The preset that a command line names, or the default one."""
+    for word, after in zip(argv, [*argv, ""][1:], strict=True):
+        name = after if word == "--preset" else word.removeprefix("--preset=")
+        if name in PRESETS:
+            return name
+    return DEFAULT_PRESET
+
+
 def read_arguments(argv: Sequence[str]) -> Config:
     """The checked Config that a command line names; InputError, one line, if it cannot be one."""
-    parser = _Parser(prog="python -m lib.train", description=__doc__, allow_abbrev=False)
-    for f in FIELDS.values():
-        spellings = dict.fromkeys((_option(f.name), f"--{f.name}"))
-        parser.add_argument(*spellings, dest=f.name, metavar="X", help=_help(f))
-    known, unknown = parser.parse_known_args(argv)
+    options = parser(_preset_in(argv))
+    options.complete()
+    known, unknown = options.parse_known_args([_with_hyphens(word) for word in argv])
     if unknown:
         name = _option(unknown[0].split("=")[0].strip("-"))
         hint = did_you_mean(name, [*map(_option, FIELDS)], "see --help")
         raise InputError(f"unknown option {unknown[0]!r}: {hint}")
     given = {name: text for name, text in vars(known).items() if text is not None}
-    preset = given.pop("preset", "digits-vit-nano")
+    preset = given.pop("preset", DEFAULT_PRESET)
     return resolve(preset, **{name: _convert(name, text) for name, text in given.items()})
-
-
-def _help(f: dataclasses.Field[Any]) -> str:
-    """What the field is, its choices, and its default where the presets share one."""
-    text = f.metadata["help"]
-    if f.name in CHOICES:
-        text += f" ({', '.join(CHOICES[f.name])})"
-    required = f.default is dataclasses.MISSING
-    text += "; of the preset" if required else f"; {f.default!r}, or the preset's"
-    return text.replace("%", "%%")
 
 
 def _convert(name: str, text: str) -> Any:
