@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from lib.data import builtin
 from lib.data.datasets import Dataset, Split
 from lib.data.decoding import Decoder, open_image, show_path
 from lib.data.folders import FolderSplit, find_images, read_lines
+from lib.data.notes import say_once
 from lib.errors import InputError
 from lib.presets import REPO
 
@@ -142,8 +142,8 @@ def _load_folder(root: Path, size: int, classes: Sequence[str], stream: str) -> 
         train.images, test.images = _decode(paths, size).split([len(train), len(test)])
         mean, std = _pixel_moments(train.images)
     fingerprint = _digest(_folder_content(found_train, found_test, names))
-    _say(found_train.report("train"))
-    _say(found_test.report("test"))
+    say_once(found_train.report("train"))
+    say_once(found_test.report("test"))
     return Dataset(train, test, shown, mean, std, fingerprint, size)
 
 
@@ -167,12 +167,6 @@ def _folder_content(train: FolderSplit, test: FolderSplit, names: Sequence[str])
             yield b"\0%s\0%d\0%d" % (name, path.stat().st_size, label)
         yield b"\0\0"
     yield "|".join(names).encode(errors="surrogateescape")
-
-
-@cache
-def _say(line: str) -> None:
-    """Prints a line once: several parts of one program load the same folder."""
-    print(line, flush=True)
 
 
 # ---- both ----------------------------------------------------------------------------------------

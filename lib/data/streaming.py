@@ -1,10 +1,11 @@
-"""Batches of a streamed folder, decoded by worker processes that end when this one says so."""
+"""Batches of images that worker processes decode, which end when this process says so."""
 
 import os
 import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,29 +13,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lib.data.decoding import Decoder
+from lib.data.notes import say_once
 from lib.errors import InputError
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCH = 2  # batches that each worker decodes ahead
+REMEDY = (
+    "use fewer, or workers 0 (--workers 0), or give more to this machine (docker run --shm-size=8g)"
+)
 
 
 def decoded_batches(
     decoder: Decoder, batches: Sequence[list[int]], workers: int
 ) -> Iterator[Tensor]:
-    """uint8 (B, 3, S, S) for every list of indices, in order, decoded by `workers` processes.
+    """uint8 (B, C, S, S) for every list of indices, in order, decoded by `workers` processes.
 
-    The workers hand over their batches in shared memory or, where /dev/shm is too small for them
-    (64 MB in a Docker container), through pipes, which costs two more copies. Raises InputError for
-    an image that cannot be read, and when the memory ends all the same.
+    C is 3 at most. The workers hand over their batches in shared memory or, where /dev/shm is too
+    small for them (64 MB in a Docker container), through pipes, which costs two more copies; one
+    line says so. Raises InputError for an image that cannot be read, and when the memory ends all
+    the same.
     """
     largest = max((len(batch) for batch in batches), default=0) * 3 * decoder.size**2
     by_pipe = not _shared_memory_holds(largest * workers * (PREFETCH + 1))
+    if by_pipe:
+        _say_that_pipes_are_used()
     loader = DataLoader(
         decoder,
         batch_sampler=batches,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
-        collate_fn=_as_array if by_pipe and workers else None,
+        collate_fn=_as_array if by_pipe else None,
         worker_init_fn=_heed_parent_only,
     )
     try:
@@ -47,8 +55,7 @@ def decoded_batches(
         if not _is_about_memory(error):
             raise
         raise InputError(
-            f"the decoding workers ran out of memory ({_free_megabytes()}); use fewer, or workers "
-            "0 (--workers 0), or give more to this machine (docker run --shm-size=8g)"
+            f"the decoding workers ran out of memory ({_free_megabytes()}); {REMEDY}"
         ) from None
 
 
@@ -58,10 +65,19 @@ def _as_array(images: list[Tensor]) -> np.ndarray:
 
 def _shared_memory_holds(needed: int) -> bool:
     """Whether /dev/shm has room for the batches of all processes of this machine."""
-    if not os.path.isdir(SHARED_MEMORY):
+    if needed == 0 or not os.path.isdir(SHARED_MEMORY):
         return True  # macOS and Windows have no such limit
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
     return shutil.disk_usage(SHARED_MEMORY).free > needed * processes
+
+
+@cache
+def _say_that_pipes_are_used() -> None:
+    """Once, though every epoch starts workers and the free memory changes."""
+    say_once(
+        "the batches of the decoding workers go through pipes, which is slower: they do not fit "
+        f"into shared memory ({_free_megabytes()}); {REMEDY}"
+    )
 
 
 def _free_megabytes() -> str:

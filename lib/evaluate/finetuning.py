@@ -19,7 +19,6 @@ from timm.data import Mixup
 from timm.optim import param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lib.compute.acceleration import choose_kernels
@@ -27,6 +26,7 @@ from lib.compute.device import clear_memory_errors, pick_device, settle_precisio
 from lib.compute.generator import generator
 from lib.data import Dataset, load, validation_mask
 from lib.data.augmentation import NOISE, augment
+from lib.data.streaming import decoded_batches
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate.features import as_trained
 from lib.evaluate.randaugment import Augmented, kept_randomness, seed_all
@@ -268,10 +268,9 @@ class Finetuning:
         workers = self.job.config.workers * streamed
         total = torch.zeros((), device=self.device)
         self.model.train()
-        batches = zip(
-            DataLoader(images, self.batch, num_workers=workers), ids.split(self.batch), strict=True
-        )
-        for k, (pixels, chosen) in enumerate(batches):
+        places = [part.tolist() for part in torch.arange(len(ids)).split(self.batch)]
+        batches = decoded_batches(images, places, workers)
+        for k, (pixels, chosen) in enumerate(zip(batches, ids.split(self.batch), strict=True)):
             seed_all(seed, epoch, k)
             noise = torch.rand(self.batch, NOISE).to(self.device)
             x = self.normalization(augment(pixels.to(self.device), kind, noise))

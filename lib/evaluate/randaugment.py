@@ -16,16 +16,17 @@ from lib.data.decoding import Decoder
 from lib.evaluate.recipes import Recipe
 
 
-class Augmented(torch.utils.data.Dataset):
-    """The training images of `order`, uint8 (C, H, W), after RandAugment.
+class Augmented(Decoder):
+    """The training images of `order`, uint8 (C, S, S), after RandAugment.
 
     (seed, epoch) and the place in the order decide what happens to an image.
     """
 
     def __init__(self, data: Dataset, order: Tensor, recipe: Recipe, seed: tuple[int, int]) -> None:
-        self.split, self.order, self.seed, self.policy = data.train, order, seed, None
         cropped = recipe.augment == "resized_crop"
-        self.decoder = Decoder(data.train.paths, data.image_size, seed if cropped else None)
+        super().__init__(data.train.paths, data.image_size, seed if cropped else None)
+        self.pixels, self.order, self.policy_seed = data.train.images, order, seed
+        self.policy = None
         if recipe.rand_augment:
             fill = [round(255 * m) for m in data.mean.tolist()]
             hparams = {
@@ -37,15 +38,12 @@ class Augmented(torch.utils.data.Dataset):
             }
             self.policy = rand_augment_transform(recipe.rand_augment, hparams)
 
-    def __len__(self) -> int:
-        return len(self.order)
-
     def __getitem__(self, place: int) -> Tensor:
         index = int(self.order[place])
-        pixels = self.decoder[index] if self.split.images is None else self.split.images[index]
+        pixels = super().__getitem__(index) if self.pixels is None else self.pixels[index]
         if self.policy is None:
             return pixels
-        seed_all(*self.seed, place)
+        seed_all(*self.policy_seed, place)
         shown = pixels.permute(1, 2, 0).numpy()
         image = self.policy(Image.fromarray(shown if shown.shape[-1] == 3 else shown[..., 0]))
         return torch.from_numpy(np.array(image).reshape(shown.shape)).permute(2, 0, 1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import folder_config, image_folder
 
-from lib.data import load, streaming
+from lib.data import load, notes, streaming
 from lib.data.decoding import Decoder
 from lib.data.streaming import decoded_batches
 from lib.errors import InputError
@@ -93,7 +93,7 @@ def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do(tmp_path):
 
 @pytest.mark.parametrize("crop_seed", [None, (0, 1)])
 def test_with_little_shared_memory_the_same_batches_come_through_pipes(
-    tmp_path, monkeypatch, crop_seed
+    tmp_path, monkeypatch, crop_seed, capsys
 ):
     data = of_folder(image_folder(tmp_path), stream="always")
     usual = pixels(data, data.train, crop_seed, workers=1)
@@ -107,8 +107,23 @@ def test_with_little_shared_memory_the_same_batches_come_through_pipes(
         return real(*args, **options)
 
     monkeypatch.setattr(streaming, "DataLoader", loader)
-    assert torch.equal(pixels(data, data.train, crop_seed, workers=1), usual)
-    assert ways == [True]
+    streaming._say_that_pipes_are_used.cache_clear(), notes.say_once.cache_clear()
+    for _ in range(2):
+        assert torch.equal(pixels(data, data.train, crop_seed, workers=1), usual)
+    assert ways == [True, True]
+    assert capsys.readouterr().out.count("go through pipes") == 1
+    assert torch.equal(pixels(data, data.train, crop_seed, workers=0), usual)
+    assert ways == [True, True, False]  # without workers there is nothing to hand over
+
+
+def test_one_of_several_processes_says_it(monkeypatch, capsys):
+    notes.say_once.cache_clear()
+    monkeypatch.setenv("RANK", "1")
+    notes.say_once("a line")
+    notes.say_once.cache_clear()
+    monkeypatch.setenv("RANK", "0")
+    notes.say_once("a line"), notes.say_once("a line")
+    assert capsys.readouterr().out == "a line\n"
 
 
 class Dying(Decoder):

@@ -2,15 +2,17 @@
 
 import json
 import math
+import pickle
 import random
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from support import few, small
+from support import few, folder_config, image_folder, small
 
-from lib.data import validation_mask
+from lib.data import load, notes, streaming, validation_mask
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate import finetuning as ft
 from lib.evaluate.finetuning import Finetuning, Job, build, finetune, job_for, labelled
@@ -348,3 +350,59 @@ def test_randaugment_is_decided_by_seed_and_place_and_never_fails(channels):
     assert seen.shape == (1500, channels, 8, 8) and seen.dtype == torch.uint8
     changed = (seen != data.train.images[order]).flatten(1).any(1).double().mean().item()
     assert 0.5 < changed < 0.95  # each of two operations happens with probability 1/2
+
+
+# ---- streamed folders ----------------------------------------------------------------------------
+
+WITH_RANDAUGMENT = Recipe(epochs=1, batch_size=4, warmup_epochs=0)
+
+
+@pytest.fixture
+def streamed(tmp_path):
+    """A run on a streamed folder of 12 training images."""
+    config = folder_config(image_folder(tmp_path / "images"), stream="always", epochs=1)
+    data = load(**config.data_fields)
+    return train(config, data), data
+
+
+def history(streamed, workers):
+    """Of a finetuning that is measured anew."""
+    run, data = streamed
+    config = replace(run.config, workers=workers)
+    found = finetune(config, WITH_RANDAUGMENT, data=data)
+    job_for(config, WITH_RANDAUGMENT, 1.0, 0, False, data).path.unlink()
+    return found["history"]
+
+
+def test_neither_workers_nor_pipes_change_a_streamed_finetuning(
+    streamed, tmp_path, monkeypatch, capsys
+):
+    expected = history(streamed, 0)
+    assert history(streamed, 2) == expected
+    assert "pipes" not in capsys.readouterr().out
+    monkeypatch.setattr(streaming, "SHARED_MEMORY", str(tmp_path))
+    little = shutil.disk_usage(tmp_path)._replace(free=3 * 2**20)
+    monkeypatch.setattr(streaming, "PREFETCH", 2**14)  # so that 3 MB are too little
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: little)
+    streaming._say_that_pipes_are_used.cache_clear(), notes.say_once.cache_clear()
+    assert history(streamed, 2) == expected
+    said = [line for line in capsys.readouterr().out.splitlines() if "pipes" in line]
+    assert len(said) == 1 and "has 3 MB free" in said[0] and "workers 0 (--workers 0)" in said[0]
+
+
+def test_an_image_that_breaks_while_a_finetuning_reads_it_is_one_line(streamed, tmp_path):
+    path = streamed[1].train.paths[3]
+    path.write_text("gone")
+    for workers in (0, 1):
+        with pytest.raises(InputError) as caught:
+            history(streamed, workers)
+        assert str(caught.value).startswith(f"cannot read the image {path} (Unidentified")
+        assert "\n" not in str(caught.value)
+
+
+def test_augmented_images_can_be_sent_to_a_worker_that_is_started_anew(streamed):
+    """As on macOS, where workers are not forked."""
+    images = Augmented(streamed[1], torch.arange(12), Recipe(), (0, 0))
+    sent = pickle.loads(pickle.dumps(images))
+    with kept_randomness():
+        assert all(torch.equal(sent[i], images[i]) for i in range(12))
