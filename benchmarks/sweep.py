@@ -22,9 +22,9 @@ IMAGES = 10_240
 
 
 class PeakMemory(threading.Thread):
-    """The largest sum of resident memory of this process and its children, looked at 5 times a s.
+    """The largest memory of this process and its children, looked at twice a second.
 
-    Pages that processes share are counted once for each of them.
+    Pages that processes share are counted once (PSS), where the system can say so (Linux).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class PeakMemory(threading.Thread):
         self.peak, self.ended = 0, threading.Event()
 
     def run(self) -> None:
-        while not self.ended.wait(0.2):
+        while not self.ended.wait(0.5):
             self.peak = max(self.peak, _tree_memory())
 
 
@@ -40,9 +40,10 @@ def _tree_memory() -> int:
     me, total = psutil.Process(), 0
     for process in (me, *me.children(recursive=True)):
         try:
-            total += process.memory_info().rss
+            found = process.memory_full_info()
         except psutil.Error:  # it has ended meanwhile
             continue
+        total += getattr(found, "pss", found.rss)
     return total
 
 

@@ -29,8 +29,16 @@ class Split:
 
     def __reduce__(self) -> tuple:
         """Sent to another process as arrays: joblib shares large ones instead of copying them."""
-        images = None if self.images is None else self.images.numpy()
-        return _split_of_arrays, (self.labels.numpy(), images, self.paths)
+        return _split_of_arrays, (self.labels.numpy(), self._array(), self.paths)
+
+    def _array(self) -> np.ndarray | None:
+        """The images as the same array object at each call: joblib then writes them only once."""
+        if self.images is None:
+            return None
+        kept = self.__dict__.get("_kept_array")
+        if kept is None or kept[0] is not self.images:
+            kept = self.__dict__["_kept_array"] = (self.images, self.images.numpy())
+        return kept[1]
 
 
 def _split_of_arrays(labels: np.ndarray, images: np.ndarray | None, paths: list[Path]) -> Split:

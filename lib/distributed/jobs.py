@@ -9,6 +9,7 @@ another of joblib's backends they are that backend's, on other machines too (doc
 
 import _thread
 import fcntl
+import io
 import os
 import signal
 import socket
@@ -17,8 +18,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,12 @@ def plan_jobs(jobs: str | int, number: int, memory: float = 0.0, device: str = "
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of job `index`: its value or its error."""
+    """What became of job `index`: its value or its error, and what it printed elsewhere."""
 
     index: int
     value: Any = None
     error: Exception | None = None
+    lines: tuple[str, ...] = ()
 
 
 def run_jobs(
@@ -109,6 +111,8 @@ def run_jobs(
     fn: a function of a module. A single job at once is computed in this process, with its threads.
     names: one for each item, for messages. memory, device: see `plan_jobs`.
     bar: moves by one with every job that ends; line(index, value): what is then printed, if any.
+    Lines that a job prints in another process are printed here, named, when it ends; its own
+    bars are not shown.
     folder: one that all processes see, where another machine may compute; default: the machine's
     folder for temporary files.
 
@@ -126,6 +130,8 @@ def run_jobs(
         if bar is not None:
             bar.update(1)
         values[outcome.index] = outcome.value
+        for text in outcome.lines:
+            say(f"{names[outcome.index]}: {text}")
         if outcome.error:
             failed.append(outcome)
             say(f"{names[outcome.index]}: {str(outcome.error).splitlines()[-1]}")
@@ -209,15 +215,17 @@ def _job(place: _Place, index: int, fn: Callable[..., Any], args: tuple) -> _Out
     os.environ.update(place.variables)
     if place.plan.threads:
         torch.set_num_threads(place.plan.threads)
+    said = io.StringIO()
     try:
-        with _heeding(place), _own_gpu(place):
+        with _heeding(place), _own_gpu(place), redirect_stdout(said):
             outcome = _outcome(index, fn, args)
     except KeyboardInterrupt:
         return _Outcome(index, error=Interrupted("stopped"))
     if outcome.error and not isinstance(outcome.error, UMAEError):
         text = "".join(traceback.format_exception(outcome.error)).rstrip()
-        return _Outcome(index, error=RuntimeError(text))  # what surely can be sent
-    return outcome
+        outcome = _Outcome(index, error=RuntimeError(text))  # what surely can be sent
+    lines = [line for line in said.getvalue().split("\n") if line and "\r" not in line]  # no bars
+    return replace(outcome, lines=tuple(lines))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from lib.presets import Config
 from lib.runs.cache import explain_new_result, kept_path
 from lib.runs.files import load_weights, save_weights
 from lib.runs.folder import Run
-from lib.runs.progress import progress
+from lib.runs.progress import BAR_AFTER, progress
 
 SPLITS = ("train", "validation", "test")
 VERSION = 1  # of this file: raise it when the same inputs would give other features
@@ -41,9 +41,9 @@ def encode(encoder: Encoder, data: Dataset, batch_size: int = 100, workers: int 
     """The features of all images of `data`, whole and unaugmented, under any frozen encoder.
 
     100 images at a time stay in a CPU's cache: 500 take 1.4 times as long with cifar10-vit-micro.
-    `workers` processes decode a streamed folder. What takes longer than 10 s shows its progress.
+    `workers` processes decode a streamed folder. What takes longer than 5 s shows its progress.
     """
-    with progress(len(data.train) + len(data.test), name="features", delay=10) as bar:
+    with progress(len(data.train) + len(data.test), name="features", delay=BAR_AFTER) as bar:
 
         def run_through(split: Split) -> dict[str, Tensor]:
             order = list(torch.arange(len(split)).split(batch_size))

@@ -36,11 +36,10 @@ from lib.presets import Config
 from lib.runs.cache import cached, kept_path
 from lib.runs.files import load_state, save_state
 from lib.runs.folder import open_run, outputs
-from lib.runs.progress import progress
+from lib.runs.progress import BAR_AFTER, progress
 from lib.runs.provenance import provenance
 
 SAVE_SECONDS = 30  # between the states of a long finetuning
-BAR_AFTER = 10  # seconds, before a finetuning shows its progress
 VERSION = 1  # of this file: raise it when the same inputs would give other numbers
 
 

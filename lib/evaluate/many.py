@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from lib.compute.cost import estimate
 from lib.data import Dataset, Split, load
 from lib.distributed.jobs import run_jobs
 from lib.errors import InputError
 from lib.evaluate.accuracy import content_of, evaluate, settings_of
 from lib.evaluate.features import features
-from lib.evaluate.finetuning import finetune
+from lib.evaluate.finetuning import finetune, job_for
 from lib.evaluate.probes import Probe
 from lib.evaluate.recipes import Recipe
 from lib.presets import Config
 from lib.runs.cache import kept_path
 from lib.runs.folder import Run, outputs
-from lib.runs.progress import progress
+from lib.runs.progress import BAR_AFTER, progress
 
 Key = tuple[Run, str | Probe, str, int | None]  # run, protocol, pool, epoch
 
@@ -41,15 +44,20 @@ def evaluate_all(
     if not runs:
         raise InputError("evaluate_all needs at least one run")
     images = data or load(**runs[0].config.data_fields)
-    keys = list(itertools.product(runs, protocols, pools, epochs))
+    keys = list(dict.fromkeys(itertools.product(runs, protocols, pools, epochs)))
     missing = [key for key in keys if key[1] != "online" and not _path(key, seed).is_file()]
     models = list(dict.fromkeys((run, epoch) for run, _, _, epoch in missing))
-    items = [(run, images, epoch) for run, epoch in models]
-    _all(_features, items, "features", [_name(*model) for model in models], jobs)
-    labels = _without_images(images)  # the features of all that follow are kept
+    labels = _without_images(images)  # the features of all probes are kept by then
+    encoders = [(run, images, epoch) for run, epoch in models]
     probes = [(run, protocol, pool, epoch, seed, labels) for run, protocol, pool, epoch in missing]
     names = [f"{protocol} of {_name(run, epoch)}" for run, protocol, _, epoch in missing]
-    _all(evaluate, probes, "probes", names, jobs)
+    config = runs[0].config
+    with _bar(len(encoders) + len(probes), "features and probes") as bar:
+        of_models = [_name(*model) for model in models]
+        place = {"memory": _encoding_memory(config), "device": config.device}
+        _run(_features, encoders, of_models, jobs, bar, **place)
+        place = {"memory": _probing_memory(config, images), "device": "cpu"}
+        _run(evaluate, probes, names, jobs, bar, **place)
     return {key: evaluate(*key, seed=seed, data=labels) for key in keys}
 
 
@@ -65,20 +73,49 @@ def finetune_all(
     if not wanted:
         return []
     images = data or load(**wanted[0][0].data_fields)
+    missing = [item for item in dict.fromkeys(wanted) if not job_for(*item, images).path.is_file()]
     names = [
         f"{config.preset}, lam {config.lam:g}, {fraction:.0%} of the labels, seed {seed}"
         + (", from scratch" if scratch else "")
-        for config, _, fraction, seed, scratch in wanted
+        for config, _, fraction, seed, scratch in missing
     ]
-    return _all(finetune, [(*item, images) for item in wanted], "finetunings", names, jobs)
+    config, recipe = wanted[0][:2]
+    place: dict[str, Any] = {"device": config.device}
+    if len(missing) > 1:
+        place["memory"] = _finetuning_memory(config, recipe, images)
+    with _bar(len(missing), "finetunings") as bar:
+        _run(finetune, [(*item, images) for item in missing], names, jobs, bar, **place)
+    return [finetune(*item, data=images) for item in wanted]
 
 
-def _all(fn: Any, items: list[tuple], unit: str, names: list[str], jobs: str | int) -> list[Any]:
-    """One bar over all jobs; nothing at all where there are none."""
-    if not items:
-        return []
-    with progress(len(items), unit=unit, delay=10) as bar:
-        return run_jobs(fn, items, jobs, names=names, bar=bar, folder=outputs())
+def _bar(jobs: int, unit: str) -> tqdm:
+    """One bar over all jobs; none where there are none."""
+    return progress(jobs, show=jobs > 0, unit=unit, delay=BAR_AFTER)
+
+
+def _run(
+    fn: Any, items: list[tuple], names: list[str], jobs: str | int, bar: tqdm, **place: Any
+) -> None:
+    """fn(*item) for every item; what it finds is in files."""
+    if items:
+        run_jobs(fn, items, jobs, names=names, bar=bar, folder=outputs(), **place)
+
+
+def _encoding_memory(config: Config) -> float:
+    """Bytes for the features of 100 images at a time: weights, and a block's tensors in float32."""
+    block = (config.num_patches + 1) * 14 * config.embed_dim
+    return 4 * (100 * block + 12 * config.depth * config.embed_dim**2)
+
+
+def _probing_memory(config: Config, data: Dataset) -> float:
+    """Bytes for a linear layer: the features, their two kinds, and copies in float64."""
+    return 4 * 8 * config.embed_dim * (len(data.train) + len(data.test))
+
+
+def _finetuning_memory(config: Config, recipe: Recipe, data: Dataset) -> float:
+    """Bytes for training on whole images, with the decoder, which finetuning does not have."""
+    whole = replace(config, mask_ratio=0.0, batch_size=recipe.batch_size, accum_steps=1)
+    return estimate(whole, len(data.train)).memory
 
 
 def _features(run: Run, data: Dataset, epoch: int | None) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+BAR_AFTER = 5  # seconds, before work that is often short shows a bar
+
 
 def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
     """One printed line an epoch, from a line of metrics.jsonl and the images per second."""

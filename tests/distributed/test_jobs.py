@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from support import environment
-from support.jobs import die, halved, process_and_threads, variable
+from support.jobs import die, halved, process_and_threads, says, variable
 
 from lib.distributed import jobs
 from lib.distributed.jobs import check_jobs, plan_jobs, run_jobs
@@ -49,6 +49,11 @@ def test_values_come_in_the_order_of_the_items_and_lines_as_they_end(capsys):
     )
     assert values == [3.0, 2.0, 1.0]
     assert sorted(capsys.readouterr().out.splitlines()) == ["0: 3.0", "1: 2.0", "2: 1.0"]
+
+
+def test_what_jobs_print_elsewhere_is_printed_here_and_named_without_their_bars(capsys):
+    run_jobs(says, [("one",), ("two",)], 2, names="ab")
+    assert sorted(capsys.readouterr().out.splitlines()) == ["a: one", "b: two"]
 
 
 @pytest.mark.parametrize("number", [1, 2])

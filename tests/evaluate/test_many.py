@@ -46,7 +46,7 @@ def test_no_runs_and_unknown_protocols_are_one_line():
         evaluate_all([train(config, data)], ["lbgfs"], data=data, jobs=1)
 
 
-def test_finetunings_at_once_are_those_of_one_after_another():
+def test_finetunings_at_once_are_those_of_one_after_another(monkeypatch):
     config, recipe = small(epochs=1), recipe_for("digits-vit-nano", epochs=1)
     data = few(config)
     train(config, data)
@@ -54,3 +54,5 @@ def test_finetunings_at_once_are_those_of_one_after_another():
     found = finetune_all(wanted, data, jobs=1)
     assert found == [finetune(*item, data=data) for item in wanted]
     assert finetune_all([], data) == []
+    monkeypatch.setattr("lib.evaluate.many.run_jobs", None)
+    assert finetune_all([*wanted, wanted[0]], data) == [*found, found[0]]

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from lib.distributed.signals import signals
 from lib.errors import InputError, Interrupted
@@ -28,6 +30,13 @@ def halved(n: int) -> float:
 
 def variable(name: str) -> str:
     return os.environ[name]
+
+
+def says(text: str) -> None:
+    """Prints a line, and a bar of its own."""
+    print(text)
+    with tqdm(total=2, file=sys.stdout, mininterval=0) as bar:
+        bar.update(2)
 
 
 def die(_: int) -> None:
