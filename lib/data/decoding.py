@@ -128,7 +128,7 @@ def _as_seen(image: Image.Image) -> Image.Image:
 
 
 class Decoder(torch.utils.data.Dataset):
-    """Decodes single images of a folder to uint8 (3, S, S).
+    """Decodes images of a folder to uint8 (3, S, S), those of a batch in one call.
 
     Without a seed, to the middle of the image, its shorter side resized to S: torchvision's Resize
     and CenterCrop, which timm also applies with crop_pct 1. With a seed (a tuple of ints), to a
@@ -138,17 +138,30 @@ class Decoder(torch.utils.data.Dataset):
     def __init__(self, paths: list[Path], size: int, seed: tuple[int, int] | None) -> None:
         self.paths, self.size, self.seed = paths, size, seed
 
-    def __getitem__(self, index: int) -> Tensor:
-        path = self.paths[index]
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        """What a DataLoader calls with the indices of a batch."""
         if self.seed is None:
-            image = open_image(path)
-            if image.size != (self.size, self.size):
-                image = resize(image, [self.size], InterpolationMode.BICUBIC)
-                image = center_crop(image, [self.size])
-            return _to_tensor(image)
-        noise = torch.from_numpy(np.random.default_rng((*self.seed, index)).random(4))
-        left, top, width, height = crop_boxes(noise[None])[0].tolist()
-        return open_crop(path, (left, top, left + width, top + height), self.size)
+            return [self.whole(index) for index in indices]
+        # One call for all boxes: for a single image it takes a seventh of the time of a crop.
+        drawn = [np.random.default_rng((*self.seed, index)).random(4) for index in indices]
+        boxes = crop_boxes(torch.from_numpy(np.stack(drawn))).tolist()
+        return [self.crop(index, *box) for index, box in zip(indices, boxes, strict=True)]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.__getitems__([index])[0]
+
+    def whole(self, index: int) -> Tensor:
+        """The middle of an image."""
+        image = open_image(self.paths[index])
+        if image.size != (self.size, self.size):
+            image = resize(image, [self.size], InterpolationMode.BICUBIC)
+            image = center_crop(image, [self.size])
+        return _to_tensor(image)
+
+    def crop(self, index: int, left: float, top: float, width: float, height: float) -> Tensor:
+        """A part of an image, in fractions of it."""
+        box = (left, top, left + width, top + height)
+        return open_crop(self.paths[index], box, self.size)
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

@@ -92,7 +92,8 @@ class _Pictures(Decoder):
         self.pixels, self.transform = split.images, encoder.transform
         self.mode = "RGB" if len(encoder.normalization.mean) == 3 else "L"
 
-    def __getitem__(self, index: int) -> Tensor:
+    def whole(self, index: int) -> Tensor:
+        """The whole picture through the encoder's transform."""
         if self.pixels is not None:
             picture = to_pil_image(self.pixels[index])
         else:

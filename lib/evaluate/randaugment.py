@@ -1,7 +1,7 @@
 """RandAugment for finetuning; the global generators of timm are seeded and given back."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -38,9 +38,13 @@ class Augmented(Decoder):
             }
             self.policy = rand_augment_transform(recipe.rand_augment, hparams)
 
-    def __getitem__(self, place: int) -> Tensor:
-        index = int(self.order[place])
-        pixels = super().__getitem__(index) if self.pixels is None else self.pixels[index]
+    def __getitems__(self, places: Sequence[int]) -> list[Tensor]:
+        """What a DataLoader calls with the places of a batch in the order."""
+        ids = self.order[list(places)]
+        plain = super().__getitems__(ids.tolist()) if self.pixels is None else self.pixels[ids]
+        return [self._augmented(x, place) for x, place in zip(plain, places, strict=True)]
+
+    def _augmented(self, pixels: Tensor, place: int) -> Tensor:
         if self.policy is None:
             return pixels
         seed_all(*self.policy_seed, place)

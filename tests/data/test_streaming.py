@@ -127,12 +127,12 @@ def test_one_of_several_processes_says_it(monkeypatch, capsys):
 
 
 class Dying(Decoder):
-    def __getitem__(self, index):
+    def __getitems__(self, indices):
         os.kill(os.getpid(), signal.SIGBUS)  # what a write to a full /dev/shm does
 
 
 class Full(Decoder):
-    def __getitem__(self, index):
+    def __getitems__(self, indices):
         raise RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)")
 
 
@@ -148,7 +148,7 @@ def test_workers_without_memory_end_in_one_line(tmp_path, kind):
 
 def test_other_errors_of_a_worker_stay_as_they_are(tmp_path):
     class Odd(Decoder):
-        def __getitem__(self, index):
+        def __getitems__(self, indices):
             raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
