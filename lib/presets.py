@@ -21,6 +21,12 @@ DATASETS = {"digits": 1, "fashion_mnist": 1, "cifar10": 3, "folder": 3}  # name:
 
 REQUIRED = dataclasses.MISSING
 
+# How a run is trained and kept: nothing that one needs to know to read its weights.
+OF_TRAINING = (
+    "warmup_epochs", "batch_size", "base_lr", "augment", "weight_decay", "accum_steps",
+    "precision", "eval_every", "snapshots",
+)  # fmt: skip
+
 
 def _what(default: Any, group: str, text: str, **more: Any) -> Any:
     """A field that decides the result.
@@ -67,6 +73,9 @@ class Config:
     warmup_epochs: float = _what(REQUIRED, "optimiser", "epochs in which the rate rises", low=0)
     batch_size: int = _what(REQUIRED, "optimiser", "images a step, over all processes", low=1)
     base_lr: float = _what(REQUIRED, "optimiser", "peak learning rate per 256 images", low=0)
+    imported: str = _what(
+        "", "what to run", "name of a training whose checkpoint files were imported, if any"
+    )
     classes: tuple[str, ...] = _data(
         (), "names of the classes to use, with commas between; all if empty"
     )
@@ -140,7 +149,8 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """The fields that decide the result, but for the images, which have a fingerprint.
 
-        With lam = 0 the form and place of the absent term do not count.
+        With lam = 0 the form and place of the absent term do not count. The name of an imported
+        training stands for the fields in OF_TRAINING, which are not ours to know.
         """
         kinds = field_types()
         fields = {}
@@ -151,6 +161,8 @@ class Config:
         if self.lam == 0:
             absent = {"lam": 0.0, "uniformity": UNIFORMITY_FORMS[0], "pool": CHOICES["pool"][0]}
             fields |= absent
+        for name in OF_TRAINING if self.imported else ("imported",):
+            del fields[name]
         return fields
 
     def hash8(self, fingerprint: str) -> str:

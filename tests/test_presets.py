@@ -26,6 +26,7 @@ OTHER = {
     "warmup_epochs": 1.0,
     "batch_size": 32,
     "base_lr": 1e-3,
+    "imported": "theirs",
     "classes": ("1", "7"),
     "augment": "flip",
     "normalize": "unit",

@@ -86,5 +86,10 @@ def _online(run: Run, pool: str, epoch: int | None) -> dict[str, float]:
             f"run {run.folder.name} has no online accuracy at epoch {epoch}; it was not measured "
             "there"
         )
+    if run.imported_from:
+        raise InputError(
+            f"run {run.folder.name} was {run.imported_from}: no layer was trained along with it; "
+            "choose another protocol than online"
+        )
     names = {s: f"{s}_online_{pool}_full" for s in SPLITS[1:]}
     return {s: source[name] for s, name in names.items() if name in source}

@@ -43,8 +43,10 @@ class Converted:
     """A checkpoint as a model.
 
     model: an `MAE` if the file has a decoder, else a timm VisionTransformer without a head.
-    config: its architecture, with the mask_ratio and norm_pix_loss that the file names; data,
-    epochs and rates are those of a preset and say nothing about the file.
+    config: its architecture, with what the file says of its training (see `said`); data, rates
+    and all else are those of a preset and say nothing about the file.
+    said: those of mask_ratio, norm_pix_loss and epochs that the file names. args: its arguments,
+    as far as they are plain values.
     reads: "token" if the file holds the release's classifier, whose feature is the class token
     through the last norm a second time; "avg" if that classifier reads the mean of patch tokens.
     notes: a line for everything that was left out or is unusual.
@@ -52,6 +54,8 @@ class Converted:
 
     model: MAE | VisionTransformer
     config: Config
+    said: dict[str, Any]
+    args: dict[str, Any]
     reads: str | None
     notes: tuple[str, ...]
 
@@ -84,7 +88,8 @@ def load_checkpoint(
         tensors = _resize(tensors, config, int(image_size), interpolate, path)
         config = replace(config, image_size=int(image_size))
         notes += (f"positions interpolated to {image_size}x{image_size} pixels",)
-    config = replace(config, **_objective(settings, path))
+    said = _said(settings, saved.get("epoch"), path)
+    config = replace(config, **said)
     model: MAE | VisionTransformer
     if any(name in tensors for name in ("mask_token", "decoder_embed.weight")):
         model = MAE(config)
@@ -92,7 +97,9 @@ def load_checkpoint(
         model = build_encoder(config)
     load_into(model, _renamed(tensors, isinstance(model, MAE)), path)
     reads = ("avg" if settings.get("global_pool") else "token") if classifier else None
-    return Converted(model.eval(), config, reads, notes)
+    plain = (str, int, float, bool, type(None))
+    kept = {k: v for k, v in settings.items() if isinstance(v, plain)}
+    return Converted(model.eval(), config, said, kept, reads, notes)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -212,9 +219,9 @@ def _architecture(
     return replace(PRESETS["imagenet100-vit-base"], **fields)
 
 
-def _objective(settings: dict[str, Any], path: Path) -> dict[str, Any]:
-    """mask_ratio and norm_pix_loss that the arguments in the file name."""
-    found = {}
+def _said(settings: dict[str, Any], epoch: Any, path: Path) -> dict[str, Any]:
+    """mask_ratio and norm_pix_loss of the arguments in the file, and the epochs that are done."""
+    found: dict[str, Any] = {}
     if "mask_ratio" in settings:
         ratio = settings["mask_ratio"]
         if not isinstance(ratio, float | int) or not 0 <= ratio < 1:
@@ -222,6 +229,10 @@ def _objective(settings: dict[str, Any], path: Path) -> dict[str, Any]:
         found["mask_ratio"] = float(ratio)
     if "norm_pix_loss" in settings:
         found["norm_pix_loss"] = bool(settings["norm_pix_loss"])
+    if epoch is not None:
+        if not isinstance(epoch, int) or epoch < 0:
+            raise InputError(f"{path}: its epoch is {epoch!r}; expected the number of one, from 0")
+        found["epochs"] = epoch + 1
     return found
 
 

@@ -20,7 +20,7 @@ from lib.errors import InputError, check_choice, did_you_mean
 from lib.evaluate.checkpoints import load_checkpoint
 from lib.runs.cache import cache_key
 from lib.runs.files import digest
-from lib.runs.folder import outputs
+from lib.runs.folder import imported_from, outputs
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 # Mean and std of the images of a checkpoint file, which does not say: as in the MAE code, or
@@ -148,7 +148,9 @@ def _of_run(folder: Path, device: torch.device) -> FrozenEncoder:
             f"{folder} is no finished run; give run:NAME of a folder in {outputs() / 'runs'}, or "
             "local-dir:PATH for a model that timm saved"
         )
-    return _of_timm(f"local-dir:{folder / 'encoder'}", device, name=folder.name)
+    encoder = _of_timm(f"local-dir:{folder / 'encoder'}", device, name=folder.name)
+    source = imported_from(folder)
+    return replace(encoder, notes=(source,)) if source else encoder
 
 
 def _of_checkpoint(path: Path, device: torch.device, options: CheckpointOptions) -> FrozenEncoder:

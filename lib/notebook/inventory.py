@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.runs.files import read_json
-from lib.runs.folder import outputs
+from lib.runs.folder import imported_from, outputs
 
 MEASURED = {"probes": "probes/*.json", "finetunings": "finetune/*.json"}
 
@@ -18,6 +18,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "run": folder.name,
         "objective": "U-MAE" if config.get("lam") else "MAE",
         "epochs": config.get("epochs"),
+        "origin": imported_from(folder) or "trained",
         "finished": (folder / "result.json").is_file(),
         **counts,
         "when": str(record.get("time", ""))[:16],

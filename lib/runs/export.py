@@ -12,6 +12,9 @@ from lib.models import encoder_args
 from lib.presets import Config
 from lib.runs.files import write_atomic, write_json
 
+OUR_LICENCE = """MIT for the code and these weights, as far as the images allow; the images have a
+licence of their own"""
+
 
 def export_encoder(
     weights: dict[str, Tensor],
@@ -69,31 +72,19 @@ def coefficient(config: Config) -> str:
 
 def model_card(config: Config, data: Dataset, result: dict[str, Any]) -> str:
     """Markdown: what the encoder is, how it was trained, what it reaches, how it is used."""
-    name = config.data.split(":")[0]
-    classes = f"{len(data.class_names)} classes"
-    images = f"{len(data.train)} images, {classes}, fingerprint {data.fingerprint}"
-    rows = [
-        f"| online linear layer, {what}, {view} images | {result[key]:.2f} |"
-        for pool, what in (("token", "class token"), ("avg", "mean of the patch tokens"))
-        for view in ("full", "masked")
-        if (key := f"test_online_{pool}_{view}") in result
-    ]
-    table = "\n".join(["| protocol | test accuracy in % |", "|---|---|", *rows])
     feature = "the class token" if config.pool == "token" else "the mean of the patch tokens"
+    if "imported" in result:
+        origin, licence = _imported(config, data, result), "that of the file"
+    else:
+        origin, licence = _trained(config, data, result), OUR_LICENCE
     return f"""# {"U-MAE" if config.lam else "MAE"} encoder, {config.preset}
 
 A vision transformer of width {config.embed_dim} and depth {config.depth} with patches of
 {config.patch_size} pixels, pretrained by masked reconstruction (mask ratio {config.mask_ratio:g}).
 
-- Data: {name}, {images}; {config.channels} x {config.image_size} x {config.image_size} pixels
-- Epochs: {config.epochs} of batches of {config.batch_size}, seed {config.seed}
 - Coefficient of the uniformity term, lam: {coefficient(config)}
 - The term sees {feature}
-
-{table}
-
-The online layer is trained along with the encoder on masked images; a linear
-probe afterwards gives other numbers (notebooks/03_linear_probe.ipynb).
+{origin}
 
 ```python
 import timm
@@ -102,6 +93,39 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(enc
 features = encoder.forward_features(transform(image)[None])  # (1, 1 + patches, {config.embed_dim})
 ```
 
-Licence: MIT for the code and these weights, as far as the images allow; the images have a licence
-of their own.
+Licence: {licence}.
 """
+
+
+def _images(config: Config, data: Dataset) -> str:
+    name = config.data.split(":")[0]
+    shape = f"{config.channels} x {config.image_size} x {config.image_size} pixels"
+    classes = f"{len(data.class_names)} classes"
+    return f"{name}, {len(data.train)} images, {classes}, fingerprint {data.fingerprint}; {shape}"
+
+
+def _trained(config: Config, data: Dataset, result: dict[str, Any]) -> str:
+    """On what and how long a run was trained here, and what its online layer reached."""
+    rows = [
+        f"| online linear layer, {what}, {view} images | {result[key]:.2f} |"
+        for pool, what in (("token", "class token"), ("avg", "mean of the patch tokens"))
+        for view in ("full", "masked")
+        if (key := f"test_online_{pool}_{view}") in result
+    ]
+    table = "\n".join(["| protocol | test accuracy in % |", "|---|---|", *rows])
+    return f"""- Data: {_images(config, data)}
+- Epochs: {config.epochs} of batches of {config.batch_size}, seed {config.seed}
+
+{table}
+
+The online layer is trained along with the encoder on masked images; a linear
+probe afterwards gives other numbers (notebooks/03_linear_probe.ipynb)."""
+
+
+def _imported(config: Config, data: Dataset, result: dict[str, Any]) -> str:
+    """Of which file the weights of an imported run are."""
+    file = result["imported"]["files"][-1]
+    return f"""- Not trained by this code: imported from {file["name"]}
+  (SHA-256 {file["sha256"]})
+- Imported for the data: {_images(config, data)}
+- Epochs, as the file or the person who imported it says: {config.epochs}"""

@@ -47,7 +47,8 @@ def outputs() -> Path:
 def settings_name(config: Config) -> str:
     """<preset>-<what differs>-seed<k>, of letters that cannot leave the folder."""
     base, own = PRESETS[config.preset].identity(), config.identity()
-    differs = [k for k in own if own[k] != base[k] and k not in ("seed", "warmup_epochs")]
+    differs = [k for k in own if own[k] != base.get(k) and k not in ("seed", "warmup_epochs")]
+    differs.sort(key=lambda name: name != "imported")  # first, so that it is never cut off
     words = [re.sub(r"[^A-Za-z0-9.]+", "_", f"{k}{own[k]}").strip("_") for k in differs]
     slug = "-".join(words)[:60].strip("-.")
     return "-".join(filter(None, [config.preset, slug, f"seed{config.seed}"]))
@@ -56,6 +57,12 @@ def settings_name(config: Config) -> str:
 def run_name(config: Config, fingerprint: str) -> str:
     """<preset>-<what differs>-seed<k>-<hash8>: the hash is of the settings and the images."""
     return f"{settings_name(config)}-{config.hash8(fingerprint)}"
+
+
+def imported_from(folder: Path) -> str:
+    """The file whose weights a run folder holds, in words; "" if the run was trained here."""
+    files = read_json(folder / "config.json").get("imported", {}).get("files", [])
+    return f"imported from {files[-1]['name']}, sha256 {files[-1]['sha256'][:12]}" if files else ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What was written when the run started: config, provenance, data fingerprint."""
         return read_json(self.folder / "config.json")
+
+    @property
+    def imported_from(self) -> str:
+        """ "imported from FILE, sha256 ...", or "" for a run that was trained here."""
+        return imported_from(self.folder)
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dict per measured epoch, in order."""

@@ -183,15 +183,24 @@ class Trainer:
             "base_lr or lam, or use precision fp32"
         )
 
-    def measure(self, split: str) -> dict[str, float]:
-        """`objective.measure` on "test", or on "validation": held out of the training labels."""
+    def measure(self, split: str, bar: tqdm | None = None) -> dict[str, float]:
+        """`objective.measure` on "test", or on "validation": held out of the training labels.
+
+        `bar` counts the images.
+        """
         validation = split == "validation"
         source = self.data.train if validation else self.data.test
         ids = self.val_ids if validation else torch.arange(len(source))
         batches = self.data.batches(source, measured_batches(ids), workers=self.config.workers)
-        images = (self.normalization(x.to(self.device), self.dtype) for x in batches)
+
+        def images() -> Iterator[Tensor]:
+            for x in batches:
+                yield self.normalization(x.to(self.device), self.dtype)
+                if bar is not None:
+                    bar.update(len(x))
+
         labels = source.labels[ids].to(self.device)
-        found = measure(self.objective.eval(), images, labels, self.autocast)
+        found = measure(self.objective.eval(), images(), labels, self.autocast)
         return {f"{split}_{k}": v for k, v in found.items()}
 
     def position(self) -> dict[str, Any]:
@@ -283,10 +292,11 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     """Trains the run that `config` names on its images, and returns it.
 
     A finished run is reused, an interrupted one resumed, one on images that have changed since is
-    kept and a new one made beside it. Writes under `runs.outputs()`: config.json, metrics.jsonl (a
-    line a measured epoch), snapshots, state.pt while it runs, model.safetensors, encoder/ for timm,
-    result.json last. Raises InputError for what cannot be run, NonFiniteLoss, RunBusy, and
-    Interrupted after a signal, once the state is saved.
+    kept and a new one made beside it. A run of an imported training is only looked up. Writes under
+    `runs.outputs()`: config.json, metrics.jsonl (a line a measured epoch), snapshots, state.pt
+    while it runs, model.safetensors, encoder/ for timm, result.json last. Raises InputError for
+    what cannot be run, NonFiniteLoss, RunBusy, and Interrupted after a signal, once the state is
+    saved.
     """
     config = replace(config, **config.identity())  # one spelling for all that name the same run
     rank, world_size = rank_and_world_size()
@@ -297,11 +307,7 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     run = open_run(config, data.fingerprint)
     if _finished(run):
         return run
-    if config.batch_size > len(data.train):
-        raise InputError(
-            f"batch_size {config.batch_size} exceeds the {len(data.train)} training images; "
-            "lower it"
-        )
+    _check_trainable(run, data)
     with run.lock() if rank == 0 else nullcontext(), clear_memory_errors():
         if _finished(run):  # by the process that held the lock
             return run
@@ -332,12 +338,28 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     return run
 
 
+def _check_trainable(run: Run, data: Dataset) -> None:
+    """Raises InputError for a run that is not ours to train, or has too few images."""
+    c = run.config
+    if c.imported:
+        raise InputError(
+            f"no {run.folder.name}: nothing was imported as {c.imported!r} with these settings and "
+            f"images; import its file with lam {c.lam:g}, seed {c.seed} and the rest (python -m "
+            "lib.evaluate.importing --help), or correct overrides"
+        )
+    if c.batch_size > len(data.train):
+        raise InputError(
+            f"batch_size {c.batch_size} exceeds the {len(data.train)} training images; lower it"
+        )
+
+
 def _finished(run: Run) -> bool:
     """Whether the run has its result; rank 0 says so and tidies up."""
     found = all_reduce_max(run.result is not None) > 0
     if found and rank_and_world_size()[0] == 0 and (result := run.result):
-        name, when, commit = run.folder.name, result["time"], result["commit"]
-        print(f"reusing {name}: finished {when} at commit {commit}")
+        when, commit = result["time"], result["commit"]
+        how = run.imported_from or f"finished {when} at commit {commit}"
+        print(f"reusing {run.folder.name}: {how}")
         with suppress(OSError):  # left by a process that was killed between the two
             (run.folder / "state.pt").unlink()
     return found

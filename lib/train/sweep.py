@@ -48,7 +48,7 @@ def train_all(
     runs = [open_run(config, data.fingerprint) for config in configs]
     for k, run in enumerate(runs):
         if run.result is not None:
-            print(_line(runs, k, "found"), flush=True)
+            print(_line(runs, k, ", ".join(filter(None, ["found", run.imported_from]))), flush=True)
     missing = _missing(runs)
     with progress(len(missing), show=bool(missing), unit="runs") as bar:
         while missing:
