@@ -220,16 +220,16 @@ def test_notebooks_use_a_pair_of_imported_runs(config, root, tmp_path, outputs, 
     overrides = {k: v for k, v in vars_of(config).items() if k not in ("data", "lam", "epochs")}
     given = dict(preset="cifar10-vit-micro", data=config.data, epochs=200, lam=0.01,
                  overrides=overrides)  # fmt: skip
-    space = run_here("03_linear_probe", **given, probe_epochs=[1], probe_lrs=[0.1])
+    space = run_here("03_linear_probe", **given, jobs=1, probe_epochs=[1], probe_lrs=[0.1])
     assert {run.imported_from.split(",")[0] for run in space["runs"].values()} == {
         "imported from 0.0.pth", "imported from 0.01.pth"
     }  # fmt: skip
     assert "online" not in {protocol for protocol, _ in space["table"]}
     plain = evaluate(space["runs"]["U-MAE", 0], "sgd")["test"]
     assert space["table"]["sgd", "token"]["U-MAE"] == [plain]
-    space = run_here("05_tsne", **given, images=20, tsne_seeds=[0], neighbours=3)
+    space = run_here("05_tsne", **given, jobs=1, images=20, tsne_seeds=[0], neighbours=3)
     assert space["table"].shape[1] == 4
-    space = run_here("07_training_curve", **given, protocols=["knn"])
+    space = run_here("07_training_curve", **given, jobs=1, protocols=["knn"])
     assert space["chosen"] == [200]
     space = run_here("10_table1", **{**given, "overrides": {"mask_ratio": 0.6}}, **SHOWN)
     assert "cifar10-vit-micro, imported (200 epochs)" in space["table"].columns
