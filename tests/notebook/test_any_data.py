@@ -2,16 +2,15 @@
 
 import pytest
 from support import image_folder
-from support.notebooks import code_of, run_here
+from support.notebooks import PATHS, code_of, run_here
 
 from lib.errors import InputError
-from lib.presets import REPO
 
 # 00_start and 09_theory train nothing, 09a_graph is about digits whatever the preset, and
 # 11_audit takes encoders instead of a preset: they have tests of their own.
 FIXED = ("00_start", "09_theory", "09a_graph", "11_audit")
-NAMES = [path.stem for path in sorted((REPO / "notebooks").glob("*.ipynb"))]
-NAMES = [name for name in NAMES if name not in FIXED]
+NAMES = [name for name in PATHS if name not in FIXED]
+pytestmark = pytest.mark.usefixtures("shared_outputs")
 THIN = {
     "embed_dim": 32,
     "depth": 1,
@@ -41,18 +40,6 @@ SHORT = {
     "09c_uniformity": {"epochs": 1},
     "10_table1": {"epochs": 1},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return tmp_path_factory.mktemp("any-data")
-
-
-@pytest.fixture(autouse=True)
-def outputs(shared, monkeypatch):
-    """One $UMAE_OUTPUTS for all, so that the notebooks of one preset share their runs."""
-    monkeypatch.setenv("UMAE_OUTPUTS", str(shared / "outputs"))
-    return shared / "outputs"
 
 
 def thin(name: str, preset: str, data: str, **more) -> dict:
@@ -91,9 +78,10 @@ SLOW = {"09b_trained_model": pytest.mark.slow}  # trains an encoder of its own a
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW.get(n, ())) for n in NAMES])
-def test_the_papers_imagenet_preset(name, large_images, outputs):
+def test_the_papers_imagenet_preset(name, large_images, shared_outputs):
     space = run_here(name, **thin(name, "imagenet100-vit-base", large_images))
-    assert list((outputs / name).glob("*/*.png")) and list((outputs / name).glob("*/*.json"))
+    for suffix in ("png", "json"):
+        assert list((shared_outputs / name).glob(f"*/*.{suffix}"))
     if "dataset" in space and not name.startswith("09"):
         assert space["dataset"].train.images is None and space["cfg"].image_size == 224
         assert space["cfg"].embed_dim == 32 or name == "01_masking"
@@ -101,7 +89,7 @@ def test_the_papers_imagenet_preset(name, large_images, outputs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_the_papers_cifar_preset(name, small_images, outputs):
+def test_the_papers_cifar_preset(name, small_images):
     run_here(name, **thin(name, "cifar10-vit-tiny", small_images))
 
 
@@ -134,8 +122,8 @@ def test_a_label_that_is_no_class_is_one_line():
         ("10_table1", {"seeds": ["x"]}, "seeds"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_starts(name, given, message, outputs):
-    before = set(outputs.glob("runs/*"))
+def test_what_cannot_be_is_refused_before_anything_starts(name, given, message, shared_outputs):
+    before = set(shared_outputs.glob("runs/*"))
     with pytest.raises(InputError, match=message):
         run_here(name, **given)
-    assert set(outputs.glob("runs/*")) == before
+    assert set(shared_outputs.glob("runs/*")) == before

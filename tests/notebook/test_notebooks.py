@@ -1,117 +1,25 @@
-"""Every notebook: its form, its parameters, and one execution with tiny settings.
+"""Notebooks 01 to 08, 10 and 11: one execution with tiny settings.
 
-The notebooks share their runs. Executions come one after another (kernels of parallel workers raced
-for ports) and each asserts the numbers that the notebook writes, so a notebook that runs through
-and computes nonsense fails.
+The notebooks share their runs. Each test asserts the numbers that its notebook writes, so a
+notebook that runs through and computes nonsense fails.
 """
 
 import itertools
 import json
-import os
-from pathlib import Path
 
 import matplotlib.image
-import nbformat
 import numpy as np
-import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
-from support.notebooks import run_here
+from support.notebooks import PATHS, THEORY, TINY, execute, printed, run_here
 
 from lib.data import load
-from lib.errors import InputError
-from lib.notebook.parameters import read_parameters
 from lib.notebook.table1 import PAPER
-from lib.presets import REPO, resolve
+from lib.presets import resolve
 from lib.runs import open_run
 
-PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
-PATHS = {name: path for name, path in PATHS.items() if not name.startswith(("00", "09"))}
-SWEEPS = {
-    "04_finetune",
-    "05_tsne",
-    "06_lambda_ablation",
-    "07_training_curve",
-    "08_mask_ratio",
-    "10_table1",
-}
-TINY: dict = {  # with these settings the runs of two epochs, MAE and U-MAE, are shared by all
-    "01_masking": {},
-    "02_pretrain": {"epochs": 2},
-    "03_linear_probe": {"epochs": 2, "probe_epochs": [1, 3], "probe_lrs": [0.1]},
-    "04_finetune": {
-        "epochs": 2, "fractions": [0.1, 1.0], "finetune_epochs": 6, "finetune_lr": 0.016,
-        "layer_decay": 1.0,
-    },
-    "05_tsne": {
-        "epochs": 2, "images": 100, "perplexity": 10.0, "tsne_seeds": [0, 1], "neighbours": 5,
-    },
-    "06_lambda_ablation": {
-        "epochs": 2, "lams": [0.001, 0.1], "form_lams": [0.1], "seeds": [0, 1],
-        "protocols": ["online", "sgd", "knn"],
-    },
-    "07_training_curve": {"epochs": 2, "at": [0, 2], "protocols": ["sgd", "knn"]},
-    "08_mask_ratio": {
-        "epochs": 2, "model_ratios": [0.0, 0.75], "seeds": [0], "references": 50, "queries": 100,
-        "draws": 100, "protocols": ["sgd", "knn"],
-    },
-    "10_table1": {},
-    "11_audit": {"epochs": 2, "probe_seeds": [0, 1], "budgets": [1, 10]},
-}  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    return tmp_path_factory.mktemp("notebooks")
-
-
-@pytest.fixture(autouse=True)
-def outputs(shared, monkeypatch):
-    """One $UMAE_OUTPUTS for all notebooks, so that they find each other's runs."""
-    monkeypatch.setenv("UMAE_OUTPUTS", str(shared / "outputs"))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    )
-    return shared / "outputs"
-
-
-def one_job(name: str) -> dict:
-    """Everything in the kernel, which starts no workers; 03 has as many jobs as there are cores."""
-    return {"jobs": 1} if name in SWEEPS - {"10_table1"} else {}
-
-
-def execute(name: str, shared: Path, **parameters) -> str:
-    """Runs a notebook from a foreign folder and returns what its cells printed."""
-    target = shared / f"{name}-{len(list(shared.glob('*.ipynb')))}.ipynb"
-    papermill.execute_notebook(
-        PATHS[name],
-        target,
-        {**TINY[name], **one_job(name), **parameters},
-        cwd=shared,
-        progress_bar=False,
-        start_timeout=120,
-    )
-    cells = nbformat.read(target, 4).cells
-    return "".join(o.get("text", "") for c in cells if c.cell_type == "code" for o in c.outputs)
-
-
-@pytest.fixture(scope="session")
-def done(shared):
-    """Executes a notebook once a session: (its JSON, its folder, what it printed)."""
-    kept = {}
-
-    def result(name):
-        if name not in kept:
-            text = execute(name, shared)
-            file = max((shared / "outputs" / name).glob("*/*.json"), key=os.path.getmtime)
-            kept[name] = json.loads(file.read_text()), file.parent, text
-        return kept[name]
-
-    return result
-
-
-def code(name):
-    return [c for c in nbformat.read(PATHS[name], 4).cells if c.cell_type == "code"]
+pytestmark = pytest.mark.usefixtures("shared_outputs")
+NAMES = [name for name in PATHS if name not in {"00_start", *THEORY}]
 
 
 def weights_on_disk(outputs):
@@ -129,68 +37,11 @@ def of(records, **wanted):
     return [r for r in records if all(r[k] == v for k, v in wanted.items())]
 
 
-# --- form ---
-
-
-def test_every_notebook_has_small_settings():
-    assert set(PATHS) == set(TINY)
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_form(name):
-    notebook = nbformat.read(PATHS[name], 4)
-    nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert len(notebook.cells) <= 30
-    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
-    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    assert tagged == code(name)[:1]
-    assert tagged[0].source.startswith("# parameters\n")
-    assert code(name)[1].source.rstrip().endswith("read_parameters(In, globals())")
-    for cell in code(name):
-        assert len(cell.source.splitlines()) <= 20
-        assert cell.outputs == [] and cell.execution_count is None
-    for cell in notebook.cells:
-        assert max(map(len, cell.source.splitlines())) <= 100, cell.id
-    words = sum(len(c.source.split()) for c in notebook.cells if c.cell_type == "markdown")
-    assert 400 <= words <= 1700
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_parameters_show_in_papermills_help_and_can_be_read(name):
-    source = code(name)[0].source
-    values: dict = {}
-    exec(source, values)
-    params = read_parameters(["", source], values)
-    inferred = papermill.inspect_notebook(PATHS[name])
-    assert list(inferred) == list(params)
-    assert {"preset", "data", "data_dir", "overrides"} <= set(params)
-    if name in SWEEPS:
-        coefficient = "lams" if name == "06_lambda_ablation" else "lam"
-        assert {coefficient, "epochs", "seeds"} <= set(params)
-        assert ("jobs" in params) == (name != "10_table1")
-    helped = {p["name"]: p["help"] for p in inferred.values()}
-    assert all(helped.values()), helped
-    assert set(TINY[name]) <= set(params)
-
-
-@pytest.mark.parametrize("name", PATHS)
-def test_an_unknown_parameter_is_refused_with_the_nearest_name(name):
-    source = code(name)[0].source
-    values: dict = {}
-    exec(source, values)
-    with pytest.raises(InputError, match="unknown parameter 'prest': did you mean 'preset'"):
-        read_parameters(["", source, '# Parameters\nprest = "digits-vit-nano"\n'], values)
-
-
 def test_an_unknown_parameter_stops_the_execution(shared):
     with pytest.raises(
         PapermillExecutionError, match="unknown parameter 'lamda': did you mean 'lam'"
     ):
         execute("05_tsne", shared, lamda=0.1)
-
-
-# --- what they compute ---
 
 
 def test_01_masking(done):
@@ -205,7 +56,7 @@ def test_01_masking(done):
 def test_02_pretrain(done, shared):
     found, _, text = done("02_pretrain")
     assert list(found["runs"]) == ["MAE", "U-MAE"]
-    alone = execute("02_pretrain", shared, lam=0.0, compare=False)
+    alone = printed(execute("02_pretrain", shared, lam=0.0, compare=False))
     assert "MAE encoder" in alone and "U-MAE encoder" not in alone
     assert "U-MAE encoder" in text and "authors' code: lambda 0.01, 8 device(s)" in text
     assert found["runs"]["MAE"]["lam"] == 0 and found["runs"]["MAE"]["folder"] == mae().folder.name
@@ -236,7 +87,7 @@ def test_04_finetune(done):
         (start, p) for start in ("MAE", "U-MAE", "scratch") for p in (0.1, 1.0)
     }
     for r in found["results"]:
-        assert len(r["history"]) == 6
+        assert len(r["history"]) == 3
         assert r["best_validation"] == max(h["validation"] for h in r["history"])
     for start in ("MAE", "U-MAE"):
         assert of(found["results"], start=start, fraction=1.0)[0]["best"] > 2 * found["chance"]
@@ -364,7 +215,7 @@ def test_11_audit(done):
 # --- what they leave behind ---
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", NAMES)
 def test_figures_are_there_and_not_blank(name, done):
     _, folder, _ = done(name)
     figures = sorted(folder.glob("*.png"))
@@ -377,15 +228,15 @@ def test_figures_are_there_and_not_blank(name, done):
 
 
 # Not 10_table1: it reads whatever the tests before it have trained.
-AGAIN = ["03_linear_probe", "11_audit", *sorted(SWEEPS - {"10_table1"})]
+AGAIN = [name for name in NAMES if name not in ("01_masking", "02_pretrain", "10_table1")]
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_a_second_execution_trains_nothing_and_finds_the_same_numbers(name, done, outputs):
+def test_a_second_execution_trains_nothing_and_finds_the_same_numbers(name, done, shared_outputs):
     first, folder, _ = done(name)
-    before = weights_on_disk(outputs)
-    run_here(name, **TINY[name], **one_job(name))
-    assert weights_on_disk(outputs) == before
+    before = weights_on_disk(shared_outputs)
+    run_here(name, **TINY[name])
+    assert weights_on_disk(shared_outputs) == before
     (file,) = folder.glob("*.json")
     again = json.loads(file.read_text())
     changing = ("time", "command", "commit", "seconds", "trained")
