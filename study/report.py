@@ -12,7 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from lib.notebook.statistics import LEVEL, OPEN, correct, holm, interval, judge, p_value
+from lib.notebook import statistics
+from lib.notebook.statistics import (
+    AGREES,
+    DISAGREES,
+    LEVEL,
+    OPEN,
+    correct,
+    holm,
+    interval,
+    judge,
+    p_value,
+)
 from lib.presets import REPO
 from lib.runs.files import write_atomic, write_json
 from study.plan import OBJECTIVES, PRESETS
@@ -82,11 +93,12 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
 
 
+GAIN = {AGREES: "higher", DISAGREES: "lower", OPEN: OPEN}
+
+
 def verdict(values: Sequence[float]) -> str:
-    low, high = interval(values)
-    if low > 0:
-        return "higher"
-    return "lower" if high < 0 else OPEN
+    """ "higher" or "lower" than MAE, or "cannot tell"."""
+    return GAIN[statistics.verdict(values)]
 
 
 def gains(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 LEVEL = 0.95  # of every interval
+FEWEST = 3  # seeds of a verdict: two that happen to be equal have an interval of no width
 AGREES, DISAGREES, OPEN = "agrees", "does not agree", "cannot tell"
 
 
@@ -26,14 +27,14 @@ def _students_half_width(v: np.ndarray, level: float) -> float:
 
 
 def p_value(differences: Sequence[float], above: float = 0.0) -> float:
-    """Two-sided p-value of Student's t-test that the mean is `above`; 1 of a single value.
+    """Two-sided p-value of Student's t-test that the mean is `above`; 1 of fewer than 3 values.
 
-    It is below 1 - LEVEL where `interval` leaves out `above`, and nowhere else.
+    It is below 1 - LEVEL where `verdict` is not "cannot tell", and nowhere else.
     """
     from scipy.stats import t
 
     v = np.asarray(differences, dtype=float) - above
-    if len(v) < 2:
+    if len(v) < FEWEST:
         return 1.0
     error = v.std(ddof=1) / np.sqrt(len(v))
     if error == 0:
@@ -58,8 +59,10 @@ def verdict(differences: Sequence[float], above: float = 0.0) -> str:
     """Whether paired differences bear out that their mean is above `above`.
 
     "agrees" if all of the 95 % interval of the mean is above, "does not agree" if all of it is
-    below, else "cannot tell"; so also with n = 1.
+    below, else "cannot tell"; so also with fewer than 3 differences.
     """
+    if len(differences) < FEWEST:
+        return OPEN
     low, high = interval(differences)
     if low > above:
         return AGREES

@@ -39,8 +39,9 @@ def test_interval_is_students():
         ([-1.0, 5.0, 6.0], 0, "cannot tell"),
         ([-0.2, -0.25, -0.3], -0.5, "agrees"),
         ([-0.2, -0.25, -0.3], 0, "does not agree"),
-        ([0.0, 0.0], 0, "cannot tell"),
-        ([1.0, 1.0], 0, "agrees"),
+        ([0.0, 0.0, 0.0], 0, "cannot tell"),
+        ([1.0, 1.0, 1.0], 0, "agrees"),
+        ([1.0, 1.0], 0, "cannot tell"),
     ],
 )
 def test_a_verdict_needs_an_interval_on_one_side(differences, above, says):
