@@ -8,7 +8,7 @@ OUT := $(or $(UMAE_OUTPUTS),outputs)
 PAPERMILL := $(BIN)/papermill --no-progress-bar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-browser lint bench executed site torture clean
+.PHONY: help demo lab test test-browser lint bench executed site study torture clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 	@echo "CPU=1 after the target installs PyTorch without CUDA, PYTHON=python3.12 takes another Python."
@@ -54,6 +54,9 @@ executed: $(READY)  ## executes the notebooks whose copies in outputs/reference/
 
 site: $(SITE_READY)  ## docs, executed notebooks and API as HTML that needs no network
 	$(BIN)/python scripts/build_site.py
+
+study: $(READY)  ## trains what the study misses: make study DATA="--data cifar10=PATH"
+	$(BIN)/python -m study $(DATA)
 
 torture: $(READY)  ## kills runs at random moments and resumes them; long
 	$(BIN)/python -m pytest -m torture -s

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from study import report
-from study.plan import OBJECTIVES, plan
+from study import report, tables
+from study.plan import OBJECTIVES, SCRATCH, plan
 
 
 def record(objective: str, seed: int, accuracy: float) -> dict:
@@ -16,7 +16,7 @@ def record(objective: str, seed: int, accuracy: float) -> dict:
         "data": "cifar10",
         "objective": objective,
         "seed": seed,
-        "accuracy": {protocol: cell for protocol in report.PROTOCOLS},
+        "accuracy": {protocol: cell for protocol in tables.PROTOCOLS},
         "representation": {"token": feature, "avg": feature},
         "origin": {"commit": "abc", "device": "a machine"},
     }
@@ -40,7 +40,7 @@ def test_the_pages_hold_what_the_records_say():
 
 
 def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
-    found = report.differences(records, "cifar10", "U-MAE", "sgd", "token")
+    found = tables.differences(records, "cifar10", "U-MAE", "sgd", "token")
     assert found == [11.0, 12.0, 10.5]
 
 
@@ -49,12 +49,12 @@ def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
     [([1.0, 1.1, 0.9], "higher"), ([-1.0, -1.1, -0.9], "lower"), ([-1.0, 2.0], "cannot tell")],
 )
 def test_a_verdict_needs_an_interval_without_zero(values, says):
-    assert report.verdict(values) == says
-    assert report.verdict(values[:1]) == "cannot tell"
+    assert tables.verdict(values) == says
+    assert tables.verdict(values[:1]) == "cannot tell"
 
 
 def test_the_tables_name_the_seeds_the_spread_and_the_verdict(records):
-    text = report.objectives_block(records)
+    text = tables.objectives_block(records)
     assert "seeds 0, 1, 2, 3" in text
     assert "| `sgd` | class token | 27.5 ± 15.0 | 31.2 ± 1.8 | - | +11.2" in text
     assert "**higher**" in text
@@ -86,3 +86,56 @@ def test_the_plan_names_every_run_once_and_pairs_every_seed():
             twins.setdefault((p.data, p.seed), set()).add(p.objective)
     assert len(twins) == 10
     assert all(names == set(OBJECTIVES) for names in twins.values())
+
+
+def swept(part: str, objective: str, seed: int, value: float, **fields) -> dict:
+    """A record of a sweep on CIFAR-10."""
+    lam = {"MAE": 0.0}.get(objective, 0.001)
+    own = {"part": part, "fields": {"lam": lam, **fields}, "cosine_weight": 96 * lam}
+    return {**record(objective, seed, value), **own, "finetuned": {"best": value}}
+
+
+def test_coefficients_stand_in_the_order_of_their_weight_on_the_squared_cosine():
+    rows = [
+        swept("coefficients", "U-MAE", 0, 30.0, uniformity="spectral"),
+        swept("coefficients", "U-MAE", 1, 32.0, uniformity="spectral"),
+        swept("coefficients", "MAE", 0, 20.0),
+        {**swept("coefficients", "U-MAE", 0, 9.0, uniformity="euclidean"), "cosine_weight": None},
+    ]
+    lines = tables.coefficients_block(rows).splitlines()[2:]
+    assert lines[0].startswith("| cifar10 | none (MAE) | 0 | 0 | 20.0 |")
+    assert lines[1].startswith("| cifar10 | spectral | 0.001 | 0.096 | 31.0 ± 1.4 |")
+    assert lines[2].startswith("| cifar10 | euclidean | 0.001 | another term | 9.0 |")
+
+
+def test_mask_ratios_pair_the_seeds():
+    rows = [
+        swept("mask ratio", name, seed, value, mask_ratio=0.5)
+        for name, seed, value in (("MAE", 0, 20.0), ("MAE", 1, 22.0), ("U-MAE", 1, 25.0))
+    ]
+    line = tables.mask_ratios_block(rows).splitlines()[2]
+    assert line == "| cifar10 | 0.5 | plain | 22.0 | 25.0 | 3.0 | 1 |"
+
+
+def test_finetuning_stands_beside_the_probe_of_the_same_encoders(records):
+    tuned = [swept("finetuning", "MAE", s, 40.0 + s) for s in range(2)]
+    tuned.append(swept("finetuning", SCRATCH, 0, 35.0))
+    lines = tables.finetuning_block([*records, *tuned]).splitlines()[2:]
+    assert lines == [
+        "| cifar10 | MAE | 40.5 ± 0.7 | 20.5 ± 0.7 | 2 |",
+        "| cifar10 | from scratch | 35.0 | - | 1 |",
+    ]
+
+
+def test_the_long_pair_is_read_along_training(records):
+    pair = []
+    for r in records[:2]:
+        along = [{"epoch": epoch, "accuracy": r["accuracy"]} for epoch in (50, 200)]
+        pair.append({**r, "part": "long", "along": along})
+    lines = tables.along_block(pair).splitlines()[2:]
+    assert lines[1] == "| cifar10 | 200 | 20.0 → 31.0 | 20.0 → 31.0 | 20.0 → 31.0 |"
+
+
+def test_a_part_without_records_says_how_to_get_them(records):
+    for block in (tables.coefficients_block, tables.mask_ratios_block, tables.along_block):
+        assert "python -m study" in block(records)

@@ -18,7 +18,7 @@ TINY: dict = {  # with these settings the runs of two epochs, MAE and U-MAE, are
     "02_pretrain": {"epochs": 2},
     "03_linear_probe": {"epochs": 2, "probe_epochs": [1, 3], "probe_lrs": [0.1]},
     "04_finetune": {
-        "epochs": 2, "fractions": [0.1, 1.0], "finetune_epochs": 3, "finetune_lr": 0.016,
+        "epochs": 2, "fractions": [0.1, 1.0], "finetune_epochs": 5, "finetune_lr": 0.016,
         "layer_decay": 1.0, "jobs": 1,
     },
     "05_tsne": {
