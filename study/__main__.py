@@ -3,8 +3,8 @@
 Runs go in the order of study/plan.py. Several of these processes, on one machine or on many with a
 shared $UMAE_OUTPUTS, share the work: a run that another one is training is left to it. A process
 that was stopped goes on from its last checkpoint. `--report` trains nothing: it copies the records
-of this machine, if there are any, to outputs/reference/study, and writes the tables of
-docs/results.md and README.md from them.
+of this machine, if there are any, to outputs/reference/study, the runs of seed 0 to
+outputs/reference/runs, and writes the tables of docs/results.md and README.md.
 """
 # PYTHON_ARGCOMPLETE_OK
 
@@ -24,7 +24,7 @@ from lib.runs.files import read_json
 from lib.train import train
 from study.measure import measure
 from study.plan import PRESETS, SCRATCH, Planned, plan
-from study.report import collect, read_records, write_pages
+from study.report import collect, keep_runs, read_records, write_pages
 
 RETRY_SECONDS = 30  # before another look at runs that other processes hold
 
@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = read_arguments(argv)
     if arguments.report:
         collect(outputs() / "study")
+        keep_runs(outputs() / "runs", read_records())
         write_pages(read_records())
         return
     paths = data_paths(arguments.data)

@@ -6,6 +6,7 @@ by hand and holds no number of the study.
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import numpy as np
 
 from lib.notebook.statistics import correct, interval, judge
 from lib.presets import REPO
-from lib.runs.files import write_atomic, write_json
+from lib.runs.files import read_json, weights_digest, write_atomic, write_json
 from study import tables
 from study.tables import FEATURES, Record, table
 
 RECORDS = REPO / "outputs" / "reference" / "study"
+RUNS = REPO / "outputs" / "reference" / "runs"
 PAGES = (REPO / "docs" / "results.md", REPO / "README.md")
 
 
@@ -38,6 +40,31 @@ def collect(source: Path, target: Path = RECORDS) -> None:
         parts.setdefault(record["part"], []).append(_rounded(record))
     for part, records in parts.items():
         write_json(target / f"{part.replace(' ', '_')}.json", records)
+
+
+KEPT = ("config.json", "result.json", "metrics.jsonl", "model.safetensors")
+
+
+def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> None:
+    """Copies the MAE and the U-MAE run of seed 0 of every data set, and writes a manifest.
+
+    A copied folder under outputs/runs is a finished run like any other, without its snapshots.
+    """
+    wanted = {r["run"] for r in records if (r["part"], r["seed"]) == ("objectives", 0)}
+    wanted &= {r["run"] for r in records if r["objective"] in ("MAE", "U-MAE")}
+    manifest = read_json(target / "manifest.json")
+    for name in sorted(wanted):
+        folder = source / name
+        if not (folder / "result.json").is_file():
+            continue
+        (target / name).mkdir(parents=True, exist_ok=True)
+        for file in KEPT:
+            shutil.copyfile(folder / file, target / name / file)
+        record = read_json(folder / "config.json")
+        origin = {k: record[k] for k in ("commit", "time", "device", "command")}
+        manifest[name] = {**origin, "sha256": weights_digest(folder / "model.safetensors")}
+    if manifest:
+        write_json(target / "manifest.json", manifest)
 
 
 def _rounded(value: Any) -> Any:

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from support import few, same_tensors, small, weights
 
+from lib.runs.files import load_weights, weights_digest
+from lib.train import train, train_all
 from study import report, tables
 from study.plan import OBJECTIVES, SCRATCH, plan
 
@@ -75,6 +78,30 @@ def test_records_of_single_runs_are_collected_by_part(tmp_path):
     report.collect(tmp_path / "runs", tmp_path / "committed")
     found = report.read_records(tmp_path / "committed")
     assert [r["x"] for r in found] == [0.333333, 0.333333] and found[0]["n"] == 2
+
+
+def test_the_runs_of_seed_0_are_kept_and_are_runs_again(tmp_path, outputs, monkeypatch, capsys):
+    configs = [small(epochs=1, seed=seed, snapshots=0) for seed in (0, 1)]
+    runs = train_all(configs, few(configs[0]), jobs=1)
+    records = [{**record("U-MAE", run.config.seed, 1.0), "run": run.folder.name} for run in runs]
+    report.keep_runs(outputs / "runs", records, tmp_path / "kept")
+    (name,) = json.loads((tmp_path / "kept" / "manifest.json").read_text())
+    assert name == runs[0].folder.name
+    (tmp_path / "kept").rename(tmp_path / "runs")
+    monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path))
+    again = train(configs[0], few(configs[0]))
+    assert "reusing" in capsys.readouterr().out
+    assert same_tensors(weights(again), weights(runs[0]))
+
+
+def test_the_committed_runs_are_what_their_manifest_says():
+    manifest = json.loads((report.RUNS / "manifest.json").read_text())
+    assert sorted(manifest) == sorted(p.name for p in report.RUNS.iterdir() if p.is_dir())
+    for name, origin in manifest.items():
+        weights_file = report.RUNS / name / "model.safetensors"
+        load_weights(weights_file)  # raises if a tensor is not what the digest says
+        assert weights_digest(weights_file) == origin["sha256"]
+        assert weights_file.stat().st_size < 4 * 2**20
 
 
 def test_the_plan_names_every_run_once_and_pairs_every_seed():
