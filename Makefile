@@ -63,4 +63,4 @@ torture: $(READY)  ## kills runs at random moments and resumes them; long
 
 clean:  ## removes .venv and caches, never outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info build
-	find lib benchmarks study tests -name __pycache__ -prune -exec rm -rf {} +
+	find lib benchmarks study solutions tests -name __pycache__ -prune -exec rm -rf {} +

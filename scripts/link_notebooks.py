@@ -7,6 +7,7 @@ would. The order is the reading order of notebooks/00_start.ipynb.
 import json
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -56,7 +57,8 @@ def links(name: str) -> str:
         for word, others in near.items()
         for other in others
     ]
-    return "\n".join([*parts, f"**Know first:** {ORDER[name][1]}."])
+    lines = [*parts, f"**Know first:** {ORDER[name][1]}."]
+    return "\n".join(textwrap.fill(line, 100, break_on_hyphens=False) for line in lines)
 
 
 def linked(name: str, text: str) -> str:

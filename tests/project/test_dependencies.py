@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 REPO = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
-OWN = {"lib", "benchmarks", "study", "support", "__future__"}
+IMPORT_NAMES = {"ipython": "IPython", "pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+OWN = {"lib", "benchmarks", "study", "solutions", "support", "__future__"}
 
 
 def normal(name: str) -> str:
@@ -62,7 +62,7 @@ def test_environment_yml_names_no_version_of_its_own():
     assert extra == {"pip": ["-c constraints.txt", "-e .[dev]"]}
 
 
-@pytest.mark.parametrize("folder", ["lib", "benchmarks", "study"])
+@pytest.mark.parametrize("folder", ["lib", "benchmarks", "study", "solutions"])
 def test_every_package_that_is_imported_is_a_declared_dependency(folder):
     declared = import_names(PROJECT["dependencies"])
     for name, path in imported(folder).items():
