@@ -1,6 +1,6 @@
 """Figures: one style, seeds with intervals, image grids. The only file of lib that draws."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,6 +27,13 @@ PROTOCOL_COLOURS = {
 }
 PROTOCOL_MARKERS = {"online": "P", "sgd": "v", "mae": "D", "lbfgs": "X", "knn": "h"}
 FEATURES = {"token": "class token", "avg": "mean of patch tokens"}
+PROTOCOL_NAMES = {
+    "online": "online,\nmasked views",
+    "sgd": "plain, 10 epochs\n(sgd)",
+    "mae": "batch-normed,\n90 epochs (mae)",
+    "lbfgs": "converged\n(lbfgs)",
+    "knn": "20 nearest\nneighbours (knn)",
+}
 FADED = 0.3  # opacity of what cannot be told
 
 STYLE = {
@@ -84,6 +91,34 @@ def draw_seeds(
     ax.plot(x, means, line, color=colour, lw=1.3, alpha=0.8, zorder=1)
     if label is not None:
         ax.plot([], [], marker + line, color=colour, mfc=face, ms=6, label=label)
+
+
+def draw_gains(
+    gains: Mapping[tuple[str, str], Sequence[float]],
+    told: Mapping[tuple[str, str], bool] | None = None,
+) -> Figure:
+    """U-MAE minus MAE in points, by protocol: filled for the class token, hollow for the mean.
+
+    gains: {(protocol, feature): a gain for each pair of runs}. What is not `told` is faded.
+    """
+    figure, ax = plt.subplots(figsize=(8, 3.6))
+    protocols = list(dict.fromkeys(protocol for protocol, _ in gains))
+    for (protocol, feature), values in gains.items():
+        place = protocols.index(protocol) + (-0.15 if feature == "token" else 0.15)
+        look = PROTOCOL_COLOURS[protocol], PROTOCOL_MARKERS[protocol]
+        known = None if told is None else [told[protocol, feature]]
+        draw_seeds(ax, [place], [list(values)], *look, filled=feature == "token", told=known)
+    for feature, face in (("token", "0.3"), ("avg", "white")):
+        ax.plot([], [], "o", ms=6, mfc=face, mec="0.3", label=FEATURES[feature])
+    ax.axhline(0, color="0.3", lw=1)
+    ax.set_xticks(range(len(protocols)), [PROTOCOL_NAMES[protocol] for protocol in protocols])
+    ax.tick_params(axis="x", labelsize=9)
+    ax.set_ylabel("U-MAE minus MAE (points)")
+    seeds = max(map(len, gains.values()))
+    title = f"Linear accuracy of the same models ({seeds} of each), by protocol and feature"
+    ax.set_title(f"{title}\nbars: 95 % intervals; faded: cannot tell")
+    ax.legend()
+    return figure
 
 
 def show_image(ax: Axes, pixels: Tensor, title: str = "") -> None:
