@@ -26,10 +26,11 @@ def exercise_1(
 ) -> dict[str, Any]:
     """Set `layer_decay` to 1. Which rows lose more, the pretrained ones or those with few labels?
 
-    Answer: read the changes below. A `layer_decay` below 1 gives the first blocks a smaller rate,
-    so that what they learnt in pretraining stays. Without pretraining there is nothing to keep, and
-    slow first blocks only hold the network back. So scratch should gain from 1, and the pretrained
-    rows should lose, more so with few labels, where pretraining is most of what there is.
+    Answer: on digits no row loses, with one seed: MAE gains about 2 points at both shares of the
+    labels. A `layer_decay` below 1 gives the first blocks a smaller rate, so that what they learnt
+    in pretraining stays. This small network learnt little that must be kept, and profits from
+    moving all its weights. The rows from scratch do not change: random weights are always trained
+    with one rate.
     """
     found = {}
     for fraction in fractions:
@@ -42,9 +43,10 @@ def exercise_1(
 def exercise_2(epochs: int | None = None, budget: int = 10) -> dict[str, Any]:
     """Give scratch a longer `finetune_epochs` until it meets MAE. How many epochs is that worth?
 
-    Answer: the first budget of scratch below that is not under MAE's accuracy. Count fairly: MAE
-    also had its pretraining epochs, on images without labels. The gain in labelled epochs is what
-    pretraining saves where labels are the scarce good.
+    Answer: the first budget of scratch below that is not under MAE's accuracy. On digits that is 20
+    epochs against 10, with one seed: pretraining was worth about 10 labelled epochs. Count fairly:
+    MAE also had its 60 pretraining epochs, but on images without labels. Pretraining saves labels,
+    not time.
     """
     starts = {f"MAE, {budget} epochs": {"epochs": budget}}
     starts |= {f"scratch, {k * budget} epochs": {"epochs": k * budget} for k in (1, 2, 4)}
@@ -57,7 +59,8 @@ def exercise_3(epochs: int | None = None, budgets: tuple[int, ...] = (10, 40)) -
     """Set `mixup` to 0.8. When does regularisation begin to help?
 
     Answer: when training is long enough to overfit. In a short finetuning the mixed images are only
-    a harder task, and the accuracy falls. Compare the two budgets below.
+    a harder task, and the accuracy falls. On digits it still falls at 40 epochs (one seed): that is
+    not long enough. Raise the budgets until the second row turns.
     """
     return {
         f"{budget} epochs": _tuned(

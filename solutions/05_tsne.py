@@ -64,8 +64,9 @@ def exercise_2(per_class: int = 30) -> dict[str, Any]:
 def exercise_3(epochs: int | None = None) -> dict[str, Any]:
     """Set `feature` to "avg". For which objective does the choice of the feature matter more?
 
-    Answer: compare the two columns. The term works on the class token only, so the class token is
-    where MAE and U-MAE differ most; for MAE nothing treats the class token in a special way.
+    Answer: for U-MAE. On digits its class token has an effective rank of about 19 and its mean of
+    patch tokens about 6. For MAE both are between 5 and 6. The term works on the class token only;
+    for MAE nothing treats the class token in a special way.
     """
     runs, data = pair(epochs=epochs)
     found = {}

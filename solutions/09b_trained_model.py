@@ -36,9 +36,10 @@ def exercise_1(
 ) -> dict[str, Any]:
     """Raise `inverse_steps` to 1,000. How much of epsilon goes away, and does the cosine follow?
 
-    Answer: a part of epsilon was only a lack of training, and goes away. What remains is near the
-    floor: the least error that any feature of a view can have through this decoder. The cosine of
-    f and f_g need not follow, because nothing in the training of f_g looks at f.
+    Answer: a part of epsilon was only a lack of training: on digits it falls from about 18 to 10.
+    What remains is nearer to the floor, about 5: the least error that was found for any feature of
+    a view through this decoder. The cosine of f and f_g does not follow. Nothing in the training of
+    f_g looks at f.
     """
     runs, data = pair(epochs=epochs)
     views = _views(runs["MAE"], data)
@@ -61,9 +62,9 @@ def _first(masks: Masks, count: int) -> Masks:
 def exercise_2(epochs: int | None = None, steps: int = 200) -> dict[str, Any]:
     """Set `lam` to 0.01. Does uniformity cost alignment?
 
-    Answer: compare the cosines of f and f_g beside the effective ranks. The term spreads the class
-    token over more directions. The cosine is taken over all tokens, of which the class token is one
-    of several, so alignment can stay while the rank rises.
+    Answer: on digits, with one pair of models, yes. The rank of the class token rises from about 7
+    to 50, and the cosine of f and f_g falls from 0.36 to 0.24. Features that spread over many
+    directions are harder to meet. One pair cannot say whether this holds in general.
     """
     runs, data = pair(epochs=epochs, lam=0.01)
     views = _views(runs["MAE"], data)
@@ -82,9 +83,10 @@ def exercise_3(
 ) -> dict[str, Any]:
     """Try the pulls 0, 0.01 and 0.1. Is there a best product of L and E|f - f_g|^2?
 
-    Answer: a pull draws f_g towards f, so the distance falls. But then g f and g f_g differ by more
-    for each unit of distance, and the ratio L rises. The product is what the bound contains, and it
-    has a best pull between the extremes, or at one end of this list.
+    Answer: a pull draws f_g towards f, so the distance falls. But g f and g f_g then differ by more
+    for each unit of distance, and the ratio L rises. The product is what the bound contains. On
+    digits it stays between 15 and 18 (one seed): the pull moves both factors and hardly their
+    product.
     """
     runs, data = pair(epochs=epochs)
     views = _views(runs["MAE"], data)

@@ -89,7 +89,7 @@ def _show(draw: Draw, controls: Mapping[str, Sequence[Any]], start: Mapping[str,
 def _png(figure: Figure) -> str:
     """The figure as base64 text of a PNG; closes it."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", bbox_inches="tight")
+    figure.savefig(file, format="png", bbox_inches="tight", dpi="figure")
     plt.close(figure)
     return base64.b64encode(file.getvalue()).decode()
 

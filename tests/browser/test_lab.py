@@ -97,17 +97,41 @@ def test_the_first_page_is_00_start_and_the_whole_repository_can_be_reached(brow
     page.close()
 
 
+def run_all(page, path: Path) -> float:
+    """Seconds of Run All Cells; fails if the notebook has not ended in time."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    started = time.monotonic()
+    wait_for(lambda: is_done(page, path), PATIENCE, f"{path.stem} has not ended")
+    return time.monotonic() - started
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_run_all_ends_without_an_error(browser, lab, copy, name):
     path = copy / "notebooks" / f"{name}.ipynb"
     page = opened(browser, lab, f"notebooks/{name}.ipynb")
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    started = time.monotonic()
-    wait_for(lambda: is_done(page, path), PATIENCE, f"{name} has not ended")
-    print(f"{name}: Run All took {time.monotonic() - started:.0f} s")
+    print(f"{name}: Run All took {run_all(page, path):.0f} s")
     folder = os.environ.get("UMAE_SCREENSHOTS")
     if folder:
         page.screenshot(path=Path(folder) / f"{name}.png")
     page.close()
     assert errors(path) == []
+
+
+@pytest.mark.parametrize("name", ["01_masking", "02_pretrain"])
+def test_a_slider_moves_and_the_picture_changes(browser, lab, copy, name):
+    path = copy / "notebooks" / f"{name}.ipynb"
+    page = opened(browser, lab, f"notebooks/{name}.ipynb")
+    run_all(page, path)
+    handle = page.locator(".jp-OutputArea .noUi-handle").first
+    picture = page.locator(".jp-OutputArea img[alt^='Figure at']").first
+    handle.scroll_into_view_if_needed(timeout=60_000)
+    before, alt = picture.get_attribute("src"), picture.get_attribute("alt")
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    wait_for(lambda: picture.get_attribute("src") != before, 60, "the picture has not changed")
+    assert picture.get_attribute("alt") != alt
+    page.close()
+    saved = [output.get("data", {}) for cell in code_cells(path) for output in cell.outputs]
+    live = [data for data in saved if "application/vnd.jupyter.widget-view+json" in data]
+    assert any("image/png" in data for data in live)  # the saved page keeps a figure
