@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib.command_line import Parser, sentence
 from lib.errors import InputError, UMAEError
-from lib.evaluate.audit import Settings, audit, compare, text_table, write_audit
+from lib.evaluate.audit import Settings, audit, compare, table, write_audit
 from lib.evaluate.encoders import NORMALIZE, CheckpointOptions, frozen_encoder, is_checkpoint
 from lib.evaluate.pictures import load_pictures
 from lib.presets import help_of
@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> Path:
     write_audit(folder, pages, data=args.data, images=args.images, settings=vars(settings))
     counts = f"{len(data.train):,} training and {len(data.test):,} test pictures"
     print(f"\ntest accuracy in percent; {counts}; probe seeds {args.seeds}")
-    print(text_table(pages))
+    print(table(pages).to_string(index=False))
     print("\n" + "\n".join([*(page.sentence() for page in pages), *compare(pages)]))
     print(f"written to {folder}")
     return folder

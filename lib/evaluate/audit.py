@@ -13,15 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lib.data import Dataset
 from lib.errors import InputError
-from lib.evaluate.accuracy import PROBES_VERSION
+from lib.evaluate.accuracy import PROBES_VERSION, settings_of
 from lib.evaluate.encoders import FrozenEncoder
 from lib.evaluate.features import VERSION as FEATURES_VERSION
 from lib.evaluate.features import Features, encode, kept_features
 from lib.evaluate.pictures import chosen_pictures, seen_by
-from lib.evaluate.probes import FROZEN, PROTOCOLS, Probe, accuracies, linear_predictions
+from lib.evaluate.probes import (
+    FROZEN,
+    PROTOCOLS,
+    Probe,
+    accuracies,
+    linear_accuracy,
+    linear_predictions,
+)
 from lib.evaluate.representation import condition_number
 from lib.losses import effective_rank, spectrum
 from lib.runs.cache import cached
@@ -120,9 +128,10 @@ class Settings:
 class Page:
     """What the audit found of one feature of one encoder; accuracies in percent.
 
-    accuracy[protocol] = {"validation", "test"}, a value a probe seed. budget: test accuracy of the
-    plain probe by epochs. gaps: by thorough protocol. report: the linear protocol of the best
-    validation accuracy. answers: for paired differences, not written to JSON.
+    accuracy[protocol] = {"validation", "test"}, a value a probe seed. steps: of the plain probe;
+    few training pictures leave few. budget: its test accuracy by epochs. gaps: by thorough
+    protocol. report: the linear protocol of the best validation accuracy. answers: for paired
+    differences, not written to JSON.
     """
 
     encoder: str
@@ -132,6 +141,7 @@ class Page:
     condition_number: float
     spectrum: list[float]
     accuracy: dict[str, dict[str, list[float]]]
+    steps: int
     budget: dict[int, float]
     gaps: dict[str, Interval]
     report: str
@@ -149,14 +159,15 @@ class Page:
         plain, full = (self.answers.mean(p) for p in (PLAIN, self.thorough))
         numbers = f"{plain:.1f} % against {full:.1f} % under {better}"
         if gap.low > 0:
-            text = f"A plain probe of 10 epochs understates {feature} by {gap} points ({numbers})"
+            text = f"understates {feature} by {gap} points ({numbers})"
         elif gap.high < 0:
-            text = f"A plain probe of 10 epochs reads {feature} better by {-gap} points ({numbers})"
+            text = f"reads {feature} better by {-gap} points ({numbers})"
         else:
             text = (
-                f"A plain probe of 10 epochs neither understates nor flatters {feature} beyond "
-                f"chance: {gap} points ({numbers})"
+                f"neither understates nor flatters {feature} beyond chance: {gap} points "
+                f"({numbers})"
             )
+        text = f"A plain probe of 10 epochs ({self.steps:,} steps) {text}"
         return f"{text}; report {NAMES[self.report]}: {self.answers.mean(self.report):.1f} %."
 
 
@@ -223,9 +234,9 @@ def settle_bf16(encoder: FrozenEncoder, data: Dataset) -> FrozenEncoder:
     sample = chosen_pictures(data, max(BF16_PICTURES, 2 * len(data.class_names)))
     full, half = (audited_features(e, sample) for e in (encoder, fast))
     moved = max(
-        abs(_test_accuracy(full, protocol, name) - _test_accuracy(half, protocol, name))
+        abs(linear_accuracy(full, p, name)["test"] - linear_accuracy(half, p, name)["test"])
         for name in full.x
-        for protocol in (PLAIN, "lbfgs")
+        for p in (PLAIN, "lbfgs")
     )
     safe = moved <= BF16_POINTS
     used = "bf16 is used" if safe else f"more than {BF16_POINTS:g}, so float32 is used"
@@ -236,17 +247,12 @@ def settle_bf16(encoder: FrozenEncoder, data: Dataset) -> FrozenEncoder:
     return fast if safe else encoder
 
 
-def _test_accuracy(features: Features, protocol: str, feature: str) -> float:
-    predicted = linear_predictions(features, protocol, feature)[0]
-    return accuracies(predicted, features.y)["test"]
-
-
 def measure(
     encoder: FrozenEncoder, data: Dataset, features: Features, feature: str, settings: Settings
 ) -> Page:
     """The page of one feature."""
     x = features.x[feature]["train"]
-    content = {**_content(encoder, data), "feature": feature}
+    content = _content(encoder, data)
     accuracy, right = {}, {}
     for protocol in FROZEN:
         seeds = settings.seeds if PROTOCOLS[protocol] else (0,)
@@ -269,6 +275,7 @@ def measure(
         condition_number=condition_number(x),
         spectrum=(variances / variances.sum().clamp_min(1e-300)).tolist(),
         accuracy=accuracy,
+        steps=plain.epochs * max(1, len(x) // plain.batch_size),
         budget=budget,
         gaps={p: difference(answers, p, answers, PLAIN) for p in THOROUGH},
         report=max(LINEAR, key=lambda p: float(np.mean(accuracy[p]["validation"]))),
@@ -280,13 +287,7 @@ def kept_answer(
     features: Features, protocol: str | Probe, feature: str, seed: int, content: dict[str, Any]
 ) -> dict[str, Any]:
     """{"validation", "test", "right"} of one probe, measured once; "right" as packed bits."""
-    probe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
-    settings = {
-        "protocol": protocol if isinstance(protocol, str) else "probe",
-        "probe": asdict(probe) if probe else None,
-        "seed": seed,
-        **content,
-    }
+    settings = {**settings_of(protocol, feature, None, seed), **content}
 
     def compute() -> dict[str, Any]:
         predicted, found = linear_predictions(features, protocol, feature, seed)
@@ -333,13 +334,13 @@ def _compare(a: Page, b: Page) -> str:
     )
 
 
-COLUMNS = ("encoder", "feature", "D", "rank", "condition", *FROZEN, "gap")
+COLUMNS = ["encoder", "feature", "D", "rank", "condition", *FROZEN, "gap"]
 
 
-def rows(pages: Sequence[Page]) -> list[tuple[str, ...]]:
-    """The table of an audit, as text, a row a page in the order of COLUMNS."""
-    return [
-        (
+def table(pages: Sequence[Page]) -> pd.DataFrame:
+    """The table of an audit as text, a row a page; accuracies of the test pictures, in percent."""
+    rows = [
+        [
             page.encoder,
             page.feature,
             str(page.dim),
@@ -347,36 +348,16 @@ def rows(pages: Sequence[Page]) -> list[tuple[str, ...]]:
             f"{page.condition_number:.1e}",
             *(f"{page.answers.mean(p):.1f}" for p in FROZEN),
             str(page.gaps[page.thorough]),
-        )
+        ]
         for page in pages
     ]
-
-
-def text_table(pages: Sequence[Page]) -> str:
-    """The table for a terminal; accuracies are of the test pictures, in percent."""
-    table = [COLUMNS, *rows(pages)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = []
-    for row in table:
-        cells = [
-            cell.ljust(w) if i < 2 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def latex_table(pages: Sequence[Page]) -> str:
-    """The table as LaTeX with booktabs."""
-    start = [r"\begin{tabular}{ll" + "r" * (len(COLUMNS) - 2) + "}", r"\toprule"]
-    head, *body = (" & ".join(map(_latex, row)) + r" \\" for row in [COLUMNS, *rows(pages)])
-    end = [r"\bottomrule", r"\end{tabular}", ""]
-    return "\n".join([*start, head, r"\midrule", *body, *end])
-
-
-def _latex(text: str) -> str:
-    for sign in "\\_%&#$":
-        text = text.replace(sign, r"\textbackslash{}" if sign == "\\" else f"\\{sign}")
+    """The table as LaTeX with booktabs (pandas writes it with jinja2, which torch brings)."""
+    columns = "ll" + "r" * (len(COLUMNS) - 2)
+    text = table(pages).to_latex(index=False, escape=True, column_format=columns)
     return text.replace("±", r"$\pm$")
 
 
