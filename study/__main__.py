@@ -22,9 +22,10 @@ from lib.presets import Config, resolve
 from lib.runs import open_run, outputs, write_json
 from lib.runs.files import read_json
 from lib.train import train
+from study.figures import draw_gains
 from study.measure import measure
 from study.plan import PRESETS, SCRATCH, Planned, plan
-from study.report import collect, keep_runs, read_records, write_pages
+from study.report import RECORDS, collect, keep_runs, read_records, write_pages
 
 RETRY_SECONDS = 30  # before another look at runs that other processes hold
 
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.report:
         collect(outputs() / "study")
         keep_runs(outputs() / "runs", read_records())
+        draw_gains(read_records(), RECORDS)
         write_pages(read_records())
         return
     paths = data_paths(arguments.data)

@@ -2,12 +2,14 @@
 
 import json
 
+import matplotlib.image
 import pytest
 from support import few, same_tensors, small, weights
 
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
 from study import report, tables
+from study.figures import draw_gains
 from study.plan import OBJECTIVES, SCRATCH, plan
 
 
@@ -78,6 +80,13 @@ def test_records_of_single_runs_are_collected_by_part(tmp_path):
     report.collect(tmp_path / "runs", tmp_path / "committed")
     found = report.read_records(tmp_path / "committed")
     assert [r["x"] for r in found] == [0.333333, 0.333333] and found[0]["n"] == 2
+
+
+def test_the_figures_are_there_for_every_variant_with_records(records, tmp_path):
+    (name,) = draw_gains(records, tmp_path)
+    pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
+    assert name == "gains_cifar10_U-MAE.png"
+    assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01
 
 
 def test_the_runs_of_seed_0_are_kept_and_are_runs_again(tmp_path, outputs, monkeypatch, capsys):
