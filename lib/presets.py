@@ -375,10 +375,10 @@ def _check_low(name: str, value: float, low: float) -> None:
 def _validate_data(c: Config) -> None:
     kind, _, path = c.data.partition(":")
     if kind not in DATASETS or (kind != "folder" and path):
-        raise InputError(
-            f"unknown data {c.data!r}: expected digits, fashion_mnist, cifar10 or "
-            "folder:/path/to/images"
-        )
+        wanted = "expected digits, fashion_mnist, cifar10 or folder:/path/to/images"
+        if Path(c.data).expanduser().is_dir():
+            wanted = f"did you mean folder:{c.data}?"
+        raise InputError(f"unknown data {c.data!r}: {wanted}")
     if kind == "folder" and not path:
         raise InputError(
             f"preset {c.preset} needs its images: set data to folder:/path, which holds train/ "

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,24 +20,28 @@ SUFFIXES = {
     ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".avif",
 }  # fmt: skip
 ANNOTATIONS = "val_annotations.txt"  # of Tiny-ImageNet: file name, class and box, a line an image
+START_READERS = 16  # threads: a network drive answers each of them after a while
 LOST_LINK = "{} is a link that leads nowhere; repair or remove it"
 
 
 @dataclass
 class FolderSplit:
-    """The image files of one split: `paths` under `root`, and the place of each one's class."""
+    """The image files of one split under `root`: path, place of the class, size in bytes."""
 
     root: Path
     paths: list[Path] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)  # reason: files
+    repeated: int = 0  # images of a test split that the training split holds as well
 
     def report(self, role: str) -> str:
         """One line for a person: what was read, what was left out, and why."""
         left = ", ".join(f"{n} {why}" for why, n in sorted(self.left_out.items())) or "nothing"
+        both = f"; {self.repeated} of them are training images as well" if self.repeated else ""
         return (
             f"{role}: {len(self.paths)} images of {len(set(self.labels))} classes in "
-            f"{show_path(self.root)}; left out: {left}"
+            f"{show_path(self.root)}; left out: {left}{both}"
         )
 
 
@@ -64,13 +69,15 @@ def find_images(
     if not train_root.is_dir() or not held_out:
         raise InputError(
             f"{show_path(root)} needs the subfolders train and val (or test), one folder per class "
-            "in each"
+            f"in each; it holds {_some(_class_folders(root))}"
         )
     names = _class_folders(train_root)
     if missing := sorted(set(subset) - set(names)):
+        first = missing[0].split(maxsplit=1)[0].rstrip(",") if missing[0].split() else ""
+        hint = f"; give the name alone: {first!r}" if first in names else ""
         raise InputError(
             f"{show_path(train_root)} has no class {missing[0]!r}; `classes` must name its "
-            "subfolders"
+            f"subfolders{hint}"
         )
     chosen = [name for name in names if not subset or name in subset]
     train = _read_class_folders(train_root, names, chosen)
@@ -78,7 +85,44 @@ def find_images(
         raise InputError(
             f"{show_path(train_root)} holds {len(chosen)} class folders; expected at least 2"
         )
-    return train, _read_held_out(held_out, names, chosen), chosen
+    test = _read_held_out(held_out, names, chosen)
+    for split in (train, test):
+        split.sizes = [path.stat().st_size for path in split.paths]
+    test.repeated = _count_repeated(train, test)
+    return train, test, chosen
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    """Names for a message: all of a few, else the first."""
+    shown = [show_path(Path(name)) for name in names[:most]]
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*shown, *more]) or "no folder"
+
+
+def _count_repeated(train: FolderSplit, test: FolderSplit) -> int:
+    """How many test files have the size and the first 4 kB of a training file: the same image.
+
+    Only files of equal size are opened. A copy that was encoded anew is not seen.
+    """
+    common = set(train.sizes) & set(test.sizes)
+    known = set(_starts(train, common))
+    return sum(start in known for start in _starts(test, common))
+
+
+def _starts(split: FolderSplit, sizes: set[int]) -> list[tuple[int, bytes]]:
+    """(size, first 4 kB) of every file that has one of these sizes."""
+    files = [file for file in zip(split.sizes, split.paths, strict=True) if file[0] in sizes]
+    parts = [files[i::START_READERS] for i in range(START_READERS)]
+    with ThreadPoolExecutor(START_READERS) as pool:
+        return [start for part in pool.map(_read_starts, parts) for start in part]
+
+
+def _read_starts(files: Sequence[tuple[int, Path]]) -> list[tuple[int, bytes]]:
+    found = []
+    for size, path in files:
+        with open(path, "rb") as file:
+            found.append((size, file.read(4096)))
+    return found
 
 
 def _read_held_out(
@@ -181,6 +225,8 @@ def _walk(
             left_out["hidden"] += 1
         elif entry.is_dir():
             yield from _walk(Path(entry.path), left_out, above | {place})
+        elif not entry.is_file():
+            left_out["no regular file"] += 1  # a pipe or a device: reading it may never end
         elif suffix in _readable_suffixes():
             yield Path(entry.path)
         else:

@@ -162,9 +162,9 @@ def _folder_content(train: FolderSplit, test: FolderSplit, names: Sequence[str])
     yield b"folder " + FOLDER_RULES
     for split in (train, test):
         skip = len(os.fsencode(split.root)) + 1
-        for path, label in zip(split.paths, split.labels, strict=True):
+        for path, size, label in zip(split.paths, split.sizes, split.labels, strict=True):
             name = os.fsencode(path)[skip:]
-            yield b"\0%s\0%d\0%d" % (name, path.stat().st_size, label)
+            yield b"\0%s\0%d\0%d" % (name, size, label)
         yield b"\0\0"
     yield "|".join(names).encode(errors="surrogateescape")
 

@@ -233,7 +233,9 @@ def _keep(folder, count):
 
 
 MISSING = "no folder {root}; data=folder:PATH needs PATH/train/<class>/* and PATH/val or test"
-PARTS = "{root} needs the subfolders train and val (or test), one folder per class in each"
+PARTS = (
+    "{root} needs the subfolders train and val (or test), one folder per class in each; it holds %s"
+)
 NO_IMAGE = "class folder {root}/%s holds no image; add images or remove it"
 CLASSES = "class 'emu' is not in both train and val: %s lacks it; both need the same classes"
 LOST = "{root}/train/%s is a link that leads nowhere; repair or remove it"
@@ -244,8 +246,17 @@ FEW = (
 FOLDERS = {
     "missing": (shutil.rmtree, MISSING),
     "a file": (lambda r: (shutil.rmtree(r), r.write_text("x")), MISSING),
-    "no train": (lambda r: shutil.rmtree(r / "train"), PARTS),
-    "no val": (lambda r: shutil.rmtree(r / "val"), PARTS),
+    "no train": (lambda r: shutil.rmtree(r / "train"), PARTS % "val"),
+    "no val": (lambda r: shutil.rmtree(r / "val"), PARTS % "train"),
+    "another name": (lambda r: (r / "val").rename(r / "valid"), PARTS % "train, valid"),
+    "neither": (lambda r: [shutil.rmtree(r / s) for s in ("train", "val")], PARTS % "no folder"),
+    "classes alone": (
+        lambda r: (
+            [shutil.rmtree(r / s) for s in ("train", "val")]
+            + [(r / f"c{i}").mkdir() for i in range(6)]
+        ),
+        PARTS % "c0, c1, c2, c3, 2 more",
+    ),
     "empty class": (lambda r: _keep(r / "train/dog", 0), NO_IMAGE % "train/dog"),
     "empty class in val alone": (lambda r: _keep(r / "val/cat", 0), NO_IMAGE % "val/cat"),
     "class with a text alone": (
@@ -308,6 +319,47 @@ def test_a_class_that_a_folder_lacks(tmp_path):
     assert refusal(root, classes=("cat", "emu")) == (
         f"{root}/train has no class 'emu'; `classes` must name its subfolders"
     )
+
+
+def test_a_list_of_classes_with_their_descriptions(tmp_path):
+    root = image_folder(tmp_path)
+    (tmp_path / "names.txt").write_text("cat, a small animal\ndog, a larger one\n")
+    assert refusal(root, classes_file=str(tmp_path / "names.txt")) == (
+        f"{root}/train has no class 'cat, a small animal'; `classes` must name its subfolders; "
+        "give the name alone: 'cat'"
+    )
+
+
+def test_a_folder_given_without_its_prefix(tmp_path):
+    root = image_folder(tmp_path)
+    with pytest.raises(InputError) as caught:
+        folder_config(root, data=str(root))
+    assert str(caught.value) == f"unknown data '{root}': did you mean folder:{root}?"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_that_is_named_like_an_image_is_left_out(tmp_path):
+    """To open it would wait for ever."""
+    root = image_folder(tmp_path)
+    os.mkfifo(root / "train/cat/pipe.png")
+    assert len(of_folder(root).train) == 12
+    assert left_out(root) == "1 no regular file"
+
+
+@pytest.mark.parametrize("stream", ["never", "always"])
+def test_test_images_that_are_training_images_as_well_are_counted(tmp_path, stream, capsys):
+    root = image_folder(tmp_path / "images")
+    shutil.copy(root / "train/cat/0.png", root / "val/dog/copy.png")
+    of_folder(root, stream=stream)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == (
+        f"test: 13 images of 2 classes in {root}/val; left out: nothing; 1 of them are training "
+        "images as well"
+    )
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to(root / "train")
+    assert find_images(root)[1].repeated == 12
+    assert find_images(root)[0].repeated == 0
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
