@@ -4,11 +4,13 @@ CPU ?= 0
 BIN := .venv/bin
 READY := .venv/.ready
 SITE_READY := .venv/.site-ready
+PRESET ?= tiny-imagenet-vit-micro
+PARAMETERS ?= {}
 OUT := $(or $(UMAE_OUTPUTS),outputs)
 PAPERMILL := $(BIN)/papermill --no-progress-bar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-browser lint bench executed site study torture clean
+.PHONY: help demo notebooks lab test test-browser lint bench executed site study torture clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 	@echo "CPU=1 after the target installs PyTorch without CUDA, PYTHON=python3.12 takes another Python."
@@ -29,6 +31,9 @@ demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few min
 	@echo && echo "The notebooks as they ran, with their pictures: $(OUT)/demo/"
 	@echo "Figures and numbers: $(OUT)/01_masking/  $(OUT)/02_pretrain/  $(OUT)/03_linear_probe/"
 	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
+
+notebooks: $(READY)  ## 01 to 08 on your images: DATA=folder or archive [PRESET=] [PARAMETERS='{epochs: 2}']
+	$(BIN)/python scripts/run_notebooks.py $(DATA) --preset $(PRESET) --parameters "$(PARAMETERS)"
 
 lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
 	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. $(LAB)

@@ -76,7 +76,9 @@ class Cost:
 
 
 def duration(seconds: float) -> str:
-    """45 s, 12 min, 3.4 h or 5.1 days."""
+    """45 s, 12 min, 3.4 h or 5.1 days; "less than 1 s" below that."""
+    if seconds < 1:
+        return "less than 1 s"
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

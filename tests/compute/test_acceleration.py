@@ -151,7 +151,8 @@ def test_the_memory_is_what_a_step_keeps(compiled, monkeypatch):
 
 
 def test_durations_read_well():
-    assert [duration(s) for s in (45, 119, 720, 12240, 440640)] == [
+    assert [duration(s) for s in (0.02, 45, 119, 720, 12240, 440640)] == [
+        "less than 1 s",
         "45 s",
         "119 s",
         "12.0 min",
