@@ -134,6 +134,7 @@ def earlier_block(_: Sequence[Record]) -> str:
 BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study summary": tables.summary_block,
     "study checks": tables.checks_block,
+    "study explanation": tables.explanation_block,
     "study baselines": tables.baselines_block,
     "earlier claims": earlier_block,
     "study objectives": tables.objectives_block,

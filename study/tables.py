@@ -200,6 +200,71 @@ CHECKS: dict[str, Callable[[Record, str], float]] = {
 }
 
 
+def explanation_block(records: Sequence[Record]) -> str:
+    """What the explanation by conditioning predicts of the class token, and what was measured."""
+    rows = []
+    for data in PRESETS:
+        mae, umae = (by_seed(records, data, name) for name in ("MAE", "U-MAE"))
+        seeds = [s for s in sorted(mae.keys() & umae.keys()) if _checked((mae, umae), s)]
+        for text, above, measure in PREDICTIONS if seeds else ():
+            values = [measure(mae[s], umae[s]) for s in seeds]
+            says = verdict(values)
+            judged = {"higher": "bears it out" if above else "speaks against it"}
+            judged["lower"] = "speaks against it"
+            judged[OPEN] = OPEN if above else "no difference can be told"
+            low, high = interval(values)
+            number = f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
+            rows.append([data, text, number, str(len(values)), judged[says]])
+    return table(["data", "prediction", "points [95 %]", "n", "verdict"], rows)
+
+
+def _gain(check: str) -> Callable[[Record, Record], float]:
+    """U-MAE minus MAE, class token, under one of CHECKS."""
+    read = CHECKS[check]
+    return lambda mae, umae: read(umae, "token") - read(mae, "token")
+
+
+def _lost_by(check: str, other: str) -> Callable[[Record, Record], float]:
+    """What MAE's class token loses from one of CHECKS to another."""
+    return lambda mae, _: CHECKS[check](mae, "token") - CHECKS[other](mae, "token")
+
+
+def _closed_by(check: str) -> Callable[[Record, Record], float]:
+    """How much smaller the gain is under one of CHECKS than under the plain probe."""
+    plain = _gain("plain, as above")
+    return lambda mae, umae: plain(mae, umae) - _gain(check)(mae, umae)
+
+
+# What is predicted; whether the number should be above 0, or not differ from it; the number.
+PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
+    (
+        "Tuning the plain probe's rate makes the gain smaller; by",
+        True,
+        _closed_by("plain, rate tuned for each model on validation"),
+    ),
+    ("Whitening makes the gain smaller; by", True, _closed_by("plain on whitened features")),
+    ("Whitened, no gain is left", False, _gain("plain on whitened features")),
+    ("Batch-normed, no gain is left", False, _gain("batch-normed, as above")),
+    (
+        "Conditioned alike (10,000, rotated at random), no gain is left under the plain probe",
+        False,
+        _gain("plain, rotated to condition 10,000"),
+    ),
+    (
+        "From condition 1 to 1,000,000, the plain probe of MAE loses",
+        True,
+        _lost_by("plain, rotated to condition 1", "plain, rotated to condition 1,000,000"),
+    ),
+    (
+        "From condition 1 to 1,000,000, the batch-normed probe of MAE loses nothing",
+        False,
+        _lost_by(
+            "batch-normed, rotated to condition 1", "batch-normed, rotated to condition 1,000,000"
+        ),
+    ),
+]
+
+
 def baselines_block(records: Sequence[Record]) -> str:
     """Encoders that learned nothing; the untrained one has other first weights at every seed."""
     found: dict[tuple[str, ...], list[Record]] = {}

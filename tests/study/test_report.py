@@ -172,6 +172,33 @@ def test_the_long_pair_is_read_along_training(records):
     assert lines[1] == "| cifar10 | 200 | 20.0 → 31.0 | 20.0 → 31.0 | 20.0 → 31.0 |"
 
 
+def checked(objective: str, seed: int, tuned: float, rotated: float) -> dict:
+    """A record with checks: plain 10 (MAE) or 20, batch-normed 20, whitened 20."""
+    plain = {"MAE": 10.0, "U-MAE": 20.0}[objective] + 0.1 * seed
+    turned = [{"sgd": {"test": rotated + k}, "mae": {"test": 20.0}} for k in (3, 2, 1, 0)]
+    names = ("plain, rate tuned", "Adam, rate and decay tuned", "whitened")
+    own = {name: {"test": tuned + 0.1 * seed} for name in names} | {"rotated": turned}
+    found = record(objective, seed, 20.0)
+    found["accuracy"] = {**found["accuracy"], "sgd": {f: {"test": plain} for f in ("token", "avg")}}
+    return {**found, "checks": {"token": own, "avg": own}}
+
+
+def test_predictions_are_borne_out_or_spoken_against():
+    rows = [checked("MAE", s, 19.0, 5.0 + 0.1 * s) for s in range(3)]
+    rows += [checked("U-MAE", s, 20.0, 8.0 + 0.3 * s) for s in range(3)]
+    lines = tables.explanation_block(rows).splitlines()[2:]
+    verdicts = [line.split(" | ")[-1].rstrip(" |") for line in lines]
+    assert verdicts == [
+        "bears it out",  # the rate tuned: 1 of 10 points is left
+        "bears it out",
+        "speaks against it",  # whitened, U-MAE still reads 1 point better
+        "no difference can be told",
+        "speaks against it",  # conditioned alike, 3 points are left
+        "bears it out",
+        "no difference can be told",
+    ]
+
+
 def test_a_part_without_records_says_how_to_get_them(records):
     for block in (tables.coefficients_block, tables.mask_ratios_block, tables.along_block):
         assert "python -m study" in block(records)
