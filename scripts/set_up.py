@@ -19,7 +19,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CAUSES = [  # a pattern in what pip prints, and the cause that a person reads
     (r"No space left|Errno 28", "there is no room left on the disk"),
     (
-        r"name resolution|NewConnection|Max retries|timed out|Network is unreachable|Connection",
+        r"name resolution|NewConnection|Max retries|timed out|Network is unreachable|Connection"
+        r"|from versions: none",  # of a package that pip needs before it can say more
         "the package index cannot be reached (is there a network?)",
     ),
     (r"ensurepip", "Python's venv module is incomplete (Debian: apt-get install python3-venv)"),
@@ -55,23 +56,16 @@ def check_room(folder: Path, size_gb: float) -> None:
 
 
 def run(command: list, advice: str = "The same command goes on where this one stopped") -> str:
-    """Runs a command, shows its output, and returns it.
+    """Runs a command and returns what it printed.
 
-    If it fails, this stops with the cause and the advice.
+    If it fails, this stops with one line: the cause and the advice. pip also writes to pip.log.
     """
-    shown = []
-    with subprocess.Popen(
+    done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=str(REPO)
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            shown.append(line)
-            if not line.startswith(("WARNING", "ERROR")):  # told at the end, in one line
-                sys.stdout.write("  " + line)
-                sys.stdout.flush()
-    if process.returncode != 0:
-        stop(pip_cause("".join(shown)) + ". " + advice + ".")
-    return "".join(shown)
+    )
+    if done.returncode != 0:
+        stop(pip_cause(done.stdout) + ". " + advice + ". Details: .venv/pip.log")
+    return done.stdout
 
 
 def main(argv: "list[str] | None" = None) -> None:
@@ -91,7 +85,7 @@ def main(argv: "list[str] | None" = None) -> None:
     python = str(REPO / ".venv" / "bin" / "python")
     run([sys.executable, "-m", "venv", ".venv"])
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--retries", "2", "-c", "constraints.txt"]
+    pip += ["--retries", "2", "--log", ".venv/pip.log", "-c", "constraints.txt"]
     if cpu:
         advice = "These builds come from PyTorch's own index; without CPU=1 the others are taken"
         run([*pip, "--index-url", CPU_INDEX, "torch", "torchvision"], advice)

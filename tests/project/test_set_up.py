@@ -37,6 +37,7 @@ def commands(set_up, monkeypatch, tmp_path):
     [
         ("ERROR: Could not install: [Errno 28] No space left on device", "no room left"),
         ("Failed to establish: Temporary failure in name resolution", "network"),
+        ("Could not find a version of hatchling (from versions: none)\nnote: x", "network"),
         ("ERROR: ResolutionImpossible\n\n", "ResolutionImpossible"),
     ],
 )
