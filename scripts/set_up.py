@@ -16,6 +16,7 @@ REPO = Path(__file__).resolve().parents[1]
 NEEDED_PYTHON = (3, 11)
 SIZE_GB = {"default": 6.5, "cpu": 2.4}  # of .venv; "cpu" is the rest without CUDA and triton
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+LOG = ".venv/pip.log"
 CAUSES = [  # a pattern in what pip prints, and the cause that a person reads
     (r"No space left|Errno 28", "there is no room left on the disk"),
     (
@@ -27,10 +28,13 @@ CAUSES = [  # a pattern in what pip prints, and the cause that a person reads
 ]
 
 
-def pip_cause(text: str) -> str:
-    """The cause of a failed installation, in words; the last line of `text` if none is known."""
+def pip_cause(text: str, log: str = "") -> str:
+    """The cause of a failed installation, in words; the last line of `text` if none is known.
+
+    `log` is what pip wrote to its log; a cause can stand there alone.
+    """
     for pattern, cause in CAUSES:
-        if re.search(pattern, text):
+        if re.search(pattern, text + log):
             return cause
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "pip said nothing"
@@ -58,13 +62,17 @@ def check_room(folder: Path, size_gb: float) -> None:
 def run(command: list, advice: str = "The same command goes on where this one stopped") -> str:
     """Runs a command and returns what it printed.
 
-    If it fails, this stops with one line: the cause and the advice. pip also writes to pip.log.
+    If it fails, this stops with one line: the cause and the advice. pip also writes to a log.
     """
+    log = REPO / LOG
+    if log.is_file():
+        log.unlink()
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=str(REPO)
     )
     if done.returncode != 0:
-        stop(pip_cause(done.stdout) + ". " + advice + ". Details: .venv/pip.log")
+        cause = pip_cause(done.stdout, log.read_text() if log.is_file() else "")
+        stop(cause + ". " + advice + ". Details: " + LOG)
     return done.stdout
 
 
@@ -85,7 +93,7 @@ def main(argv: "list[str] | None" = None) -> None:
     python = str(REPO / ".venv" / "bin" / "python")
     run([sys.executable, "-m", "venv", ".venv"])
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pip += ["--retries", "2", "--log", ".venv/pip.log", "-c", "constraints.txt"]
+    pip += ["--retries", "2", "--log", LOG, "-c", "constraints.txt"]
     if cpu:
         advice = "These builds come from PyTorch's own index; without CPU=1 the others are taken"
         run([*pip, "--index-url", CPU_INDEX, "torch", "torchvision"], advice)

@@ -46,6 +46,10 @@ def test_a_failed_installation_is_told_in_one_line(set_up, printed, words):
     assert words in cause and "\n" not in cause
 
 
+def test_a_cause_that_only_pips_log_tells_is_found(set_up):
+    assert "network" in set_up.pip_cause("note: see above", "ERROR: x (from versions: none)")
+
+
 def test_a_python_that_is_too_old_stops_with_one_line(set_up, monkeypatch):
     monkeypatch.setattr(set_up.sys, "version_info", (3, 9, 2))
     with pytest.raises(SystemExit, match=r"3\.11 or newer is needed, this is 3\.9\.2"):
