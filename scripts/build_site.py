@@ -83,6 +83,9 @@ def lay_out(source: Path) -> None:
     source.mkdir(parents=True)
     shutil.copy(REPO / "docs" / "conf.py", source)
     shutil.copytree(REPO / "docs" / "_static", source / "_static")
+    shutil.copytree(
+        REPO / "solutions", source / "solutions", ignore=shutil.ignore_patterns("__pycache__")
+    )  # files that the notebooks link to
     pages = [name for name in PAGES if (REPO / name).is_file()]
     for name in pages:
         (source / name).parent.mkdir(exist_ok=True)
