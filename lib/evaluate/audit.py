@@ -63,6 +63,11 @@ class Interval:
     def __str__(self) -> str:
         return f"{self.mean:.1f} ± {(self.high - self.low) / 2:.1f}"
 
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the whole interval is above or below 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
     def __neg__(self) -> "Interval":
         return Interval(-self.mean, -self.high, -self.low)
 
@@ -158,9 +163,9 @@ class Page:
         feature = f"the {NAMES.get(self.feature, self.feature)} of {self.encoder}"
         plain, full = (self.answers.mean(p) for p in (PLAIN, self.thorough))
         numbers = f"{plain:.1f} % against {full:.1f} % under {better}"
-        if gap.low > 0:
+        if gap.sign > 0:
             text = f"understates {feature} by {gap} points ({numbers})"
-        elif gap.high < 0:
+        elif gap.sign < 0:
             text = f"reads {feature} better by {-gap} points ({numbers})"
         else:
             text = (
@@ -322,12 +327,15 @@ def compare(pages: Sequence[Page]) -> list[str]:
 def _compare(a: Page, b: Page) -> str:
     short = difference(b.answers, PLAIN, a.answers, PLAIN)
     full = difference(b.answers, "lbfgs", a.answers, "lbfgs")
-    if short.low > 0 > full.high or short.high < 0 < full.low:
+    orders = short.sign, full.sign
+    if orders[0] * orders[1] < 0:
         verdict = "the protocol decides which of the two is better"
-    elif (short.low > 0 and full.low > 0) or (short.high < 0 and full.high < 0):
+    elif all(orders):
         verdict = "both protocols give the same order"
+    elif any(orders):
+        verdict = f"only the {'plain' if orders[0] else 'converged'} probe tells the two apart"
     else:
-        verdict = "only one of the two protocols, or none, tells them apart"
+        verdict = "neither tells the two apart"
     return (
         f"{NAMES.get(a.feature, a.feature)}: {b.encoder} minus {a.encoder} is {short} points under "
         f"the plain probe and {full} under the converged one: {verdict}."

@@ -153,6 +153,12 @@ def test_an_order_that_turns_is_said(both):
     assert "the protocol decides which of the two is better" in compare([a, b])[0]
     b.answers = Answers({"sgd": bits(0.6, 1, seed=1), "lbfgs": bits(0.9, 1, seed=1)})
     assert "both protocols give the same order" in compare([a, b])[0]
+    b.answers = Answers({"sgd": bits(0.6, 1, seed=1), "lbfgs": a.answers.right["lbfgs"]})
+    assert "only the plain probe tells the two apart" in compare([a, b])[0]
+    b.answers = Answers({"sgd": a.answers.right["sgd"], "lbfgs": bits(0.9, 1, seed=1)})
+    assert "only the converged probe tells the two apart" in compare([a, b])[0]
+    b.answers = a.answers
+    assert "neither tells the two apart" in compare([a, b])[0]
 
 
 def test_the_page_as_json_text_and_latex(both):
