@@ -20,9 +20,7 @@ import lib
 
 REPO = Path(__file__).resolve().parents[1]
 SITE = REPO / "build" / "site"
-PAGES = ["docs/results.md", "docs/theory.md", "docs/speed.md", "docs/architecture.md"]
-PAGES += ["docs/cluster.md", "docs/teaching.md", "docs/symbols.md", "CONTRIBUTING.md"]
-PAGES += ["CHANGELOG.md"]
+FIRST = ["results", "theory", "speed", "architecture", "cluster", "teaching", "symbols"]
 FETCHING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
@@ -34,6 +32,13 @@ def modules() -> dict[str, str]:
     found = {m.name: m.ispkg for m in pkgutil.walk_packages(lib.__path__, "lib.")}
     options = {True: "   :no-index:", False: "   :members:"}
     return {name: options[p] for name, p in found.items() if not name.endswith("__main__")}
+
+
+def pages() -> list[str]:
+    """The pages of docs/, the best known first, and what a contributor reads."""
+    names = [path.stem for path in sorted((REPO / "docs").glob("*.md"))]
+    names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    return [*(f"docs/{name}.md" for name in names), "CONTRIBUTING.md", "CHANGELOG.md"]
 
 
 def toctree(caption: str, names: list[str]) -> str:
@@ -86,8 +91,7 @@ def lay_out(source: Path) -> None:
     shutil.copytree(
         REPO / "solutions", source / "solutions", ignore=shutil.ignore_patterns("__pycache__")
     )  # files that the notebooks link to
-    pages = [name for name in PAGES if (REPO / name).is_file()]
-    for name in pages:
+    for name in pages():
         (source / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPO / name, source / name)
     shutil.copytree(
@@ -96,7 +100,7 @@ def lay_out(source: Path) -> None:
     )  # fmt: skip
     text = (REPO / "README.md").read_text()
     text += toctree("Notebooks", copy_notebooks(source / "notebooks"))
-    text += toctree("Pages", [name.removesuffix(".md") for name in pages])
+    text += toctree("Pages", [name.removesuffix(".md") for name in pages()])
     text += toctree("API", write_api(source / "api"))
     (source / "index.md").write_text(text)
 
