@@ -36,7 +36,8 @@ notebooks: $(READY)  ## 01 to 08 on your images: DATA=folder or archive [PRESET=
 	$(BIN)/python scripts/run_notebooks.py $(DATA) --preset $(PRESET) --parameters "$(PARAMETERS)"
 
 lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
-	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. $(LAB)
+	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. \
+		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
 
 test: $(READY)  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

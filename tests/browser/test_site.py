@@ -48,12 +48,17 @@ def test_every_page_opens_without_an_error(browser, pages):
     assert found == {}
 
 
-@pytest.mark.parametrize("name", ["index", "docs/results", "docs/theory", "notebooks/00_start"])
-def test_a_page_fits_on_a_phone(browser, pages, name):
+def test_every_page_fits_on_a_phone(browser, pages):
+    """Wide tables and formulas scroll by themselves: the page does not."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto((HTML / f"{name}.html").as_uri(), wait_until="load")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    too_wide = {}
+    for path in pages:
+        page.goto(path.as_uri(), wait_until="load")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 400:
+            too_wide[path.relative_to(HTML).as_posix()] = width
     page.close()
+    assert too_wide == {}
 
 
 def test_formulas_are_drawn(browser, pages):
