@@ -110,7 +110,7 @@ class Config:
         0, "what to run", "number that decides weights, order, masks and crops", low=0, below=2**63
     )
     eval_every: int = _what(1, "measurements", "epochs between two measurements", low=1)
-    snapshots: int = _what(8, "measurements", "weights along training that are kept", low=0)
+    snapshots: int = _what(8, "measurements", "sets of weights that are kept along training", low=0)
     classes_file: str = _data("", "text file with a class name on each line, instead of classes")
     data_dir: str = _where("", "images", "folder of torchvision's files, data/ if empty")
     download: bool = _where(False, "images", "let torchvision fetch its files")
