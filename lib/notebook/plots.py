@@ -34,7 +34,7 @@ PROTOCOL_NAMES = {
     "lbfgs": "converged\n(lbfgs)",
     "knn": "20 nearest\nneighbours (knn)",
 }
-FADED = 0.3  # opacity of what cannot be told
+FADED = 0.4  # opacity of what cannot be told
 
 STYLE = {
     "figure.dpi": 100,
