@@ -7,7 +7,6 @@ outputs/benchmarks/PART.json.
 # PYTHON_ARGCOMPLETE_OK
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from benchmarks.profile import profile
 from benchmarks.streaming import decoding, streaming
 from benchmarks.sweep import sweep
 from benchmarks.training import ladder, scaling, steps
-from lib.command_line import Parser
+from lib.command_line import Parser, run_command
 from lib.errors import InputError, did_you_mean
 from lib.runs.files import write_json
 from lib.runs.folder import outputs
@@ -79,7 +78,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

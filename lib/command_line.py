@@ -1,18 +1,27 @@
 """What the commands share: errors of one line, help in groups, and completion by the Tab key."""
 
 import argparse
+import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import argcomplete
 
-from lib.errors import InputError
+from lib.errors import InputError, UMAEError
 
 
 def sentence(text: str) -> str:
     """A line of help with a capital letter and a full stop."""
     return f"{text[0].upper()}{text[1:]}."
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Calls `main`; what a person can act on ends the command with one line and status 1."""
+    try:
+        main()
+    except UMAEError as error:
+        sys.exit(f"error: {error}")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -8,7 +8,6 @@ parameters that it declares. Executed copies lie in outputs/notebooks/.
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from lib.command_line import run_command
 from lib.errors import InputError, UMAEError, did_you_mean
 from lib.presets import REPO, resolve
 from lib.runs import outputs
@@ -115,7 +115,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UMAEError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

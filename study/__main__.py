@@ -9,15 +9,14 @@ outputs/reference/runs, and writes the tables of docs/results.md and README.md.
 # PYTHON_ARGCOMPLETE_OK
 
 import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.command_line import Parser
+from lib.command_line import Parser, run_command
 from lib.data import Dataset, load
-from lib.errors import InputError, RunBusy, UMAEError
+from lib.errors import InputError, RunBusy
 from lib.presets import Config, resolve
 from lib.runs import open_run, outputs, write_json
 from lib.runs.files import read_json
@@ -109,7 +108,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UMAEError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lib.command_line import Parser, sentence
-from lib.errors import InputError, UMAEError
+from lib.command_line import Parser, run_command, sentence
+from lib.errors import InputError
 from lib.evaluate.audit import Settings, audit, compare, table, write_audit
 from lib.evaluate.encoders import NORMALIZE, CheckpointOptions, frozen_encoder, is_checkpoint
 from lib.evaluate.pictures import load_pictures
@@ -90,11 +90,8 @@ def run(argv: Sequence[str]) -> Path:
 
 
 def main() -> None:
-    """The command line: one line and status 1 for what a person can act on."""
-    try:
-        run(sys.argv[1:])
-    except UMAEError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    """The command line."""
+    run_command(lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

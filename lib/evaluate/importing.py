@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.command_line import Parser
+from lib.command_line import Parser, run_command
 from lib.data import Dataset, load
-from lib.errors import InputError, UMAEError, check_choice
+from lib.errors import InputError, check_choice
 from lib.evaluate.checkpoints import Converted, load_checkpoint
 from lib.evaluate.encoders import NORMALIZE
 from lib.models import MAE
@@ -181,11 +181,8 @@ def _parameters(config: Config) -> str:
 
 
 def main() -> None:
-    """The command line: one line and status 1 for what a person can act on."""
-    try:
-        run(sys.argv[1:])
-    except UMAEError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    """The command line."""
+    run_command(lambda: run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -228,5 +228,5 @@ def test_the_command_prints_the_page_and_writes_its_files(outputs, monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["lib.evaluate", *command, "--encoder", "resnet81"])
     with pytest.raises(SystemExit) as stopped:
         main()
-    assert str(stopped.value).startswith("InputError: 'resnet81' is neither a file")
+    assert str(stopped.value).startswith("error: 'resnet81' is neither a file")
     assert "\n" not in str(stopped.value)

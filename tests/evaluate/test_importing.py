@@ -207,9 +207,7 @@ def test_the_command_ends_with_one_line(monkeypatch):
                                       "--preset", "digits-vit-nano"])  # fmt: skip
     with pytest.raises(SystemExit) as stopped:
         main()
-    assert str(stopped.value) == (
-        "InputError: no checkpoint at none.pth; give the path of a .pth file"
-    )
+    assert str(stopped.value) == ("error: no checkpoint at none.pth; give the path of a .pth file")
 
 
 def test_notebooks_use_a_pair_of_imported_runs(config, root, tmp_path, outputs, capsys):
