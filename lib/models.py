@@ -10,9 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from lib.masking import Masks, patchify, take, unpatchify
-from lib.presets import CHOICES, Config
-
-POOLS = CHOICES["pool"]  # a feature of an image: its class token, or the mean of its patch tokens
+from lib.presets import Config
 
 
 def sincos_positions(dim: int, grid: int) -> Tensor:

@@ -337,6 +337,7 @@ def resolve(preset: str = DEFAULT_PRESET, /, **overrides: Any) -> Config:
 CHOICES: dict[str, tuple[str, ...]] = {
     f.name: f.metadata["choices"] for f in dataclasses.fields(Config) if "choices" in f.metadata
 }
+POOLS = CHOICES["pool"]  # a feature of an image: its class token, or the mean of its patch tokens
 
 
 def help_of(name: str) -> str:

@@ -9,7 +9,7 @@ from lib.evaluate.finetuning import finetune
 from lib.evaluate.recipes import recipe_for
 from lib.evaluate.representation import condition_number, participation_ratio
 from lib.losses import cosine_weight, effective_rank, spectrum
-from lib.models import POOLS
+from lib.presets import POOLS
 from lib.runs import Run
 from lib.runs.provenance import commit
 from study.checks import baselines, budgets, checks

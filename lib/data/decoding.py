@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps
 from simplejpeg import decode_jpeg
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import center_crop, resize
 
 from lib.data.augmentation import crop_boxes
 from lib.errors import InputError
@@ -152,6 +150,10 @@ class Decoder(torch.utils.data.Dataset):
 
     def whole(self, index: int) -> Tensor:
         """The middle of an image."""
+        # Seconds to import, and images in memory do without it.
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.functional import center_crop, resize
+
         image = open_image(self.paths[index])
         if image.size != (self.size, self.size):
             image = resize(image, [self.size], InterpolationMode.BICUBIC)

@@ -10,6 +10,7 @@ another of joblib's backends they are that backend's, on other machines too (doc
 import _thread
 import fcntl
 import io
+import math
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from lib.distributed.signals import ask_to_stop, signals
 from lib.errors import InputError, Interrupted, UMAEError
 
 LIBRARIES = 0.5 * 2**30  # bytes: torch and what it imports, in every process
+STARTING = 6.0  # seconds until other processes have imported what a job needs
 POLL = 0.2  # seconds between two looks of a job at whether it should stop
 
 
@@ -57,10 +59,18 @@ class Plan:
     reduced: str = ""  # why there are fewer at once than was asked for
 
 
-def plan_jobs(jobs: str | int, number: int, memory: float = 0.0, device: str = "auto") -> Plan:
+def plan_jobs(
+    jobs: str | int,
+    number: int,
+    memory: float = 0.0,
+    device: str = "auto",
+    seconds: float = math.inf,
+) -> Plan:
     """How `number` jobs that need `memory` bytes each are computed on this machine.
 
-    "auto" is one job a core, or one a GPU. The threads of this process are divided among the jobs.
+    "auto" is one job a core, or one a GPU; or one in this process, if other processes would save
+    less than their start takes: `seconds` is what all jobs take one after another on a core,
+    roughly. The threads of this process are divided among the jobs.
     Jobs that do not fit into the free memory wait, and `reduced` says so. Free is what psutil
     sees: the machine's memory, not the limit of a container.
     """
@@ -69,7 +79,8 @@ def plan_jobs(jobs: str | int, number: int, memory: float = 0.0, device: str = "
         return Plan(min(wanted or effective_n_jobs(-1), number))
     gpus = torch.cuda.device_count() if pick_device(device).type == "cuda" else 0
     at_once = min(wanted or gpus or cores(), number)
-    if at_once == 1:
+    short = wanted is None and not gpus and seconds * (1 - 1 / at_once) < STARTING
+    if at_once == 1 or short:
         return Plan(1)
     each, free = memory + LIBRARIES, psutil.virtual_memory().available
     fitting = max(1, int(0.9 * free // each))
@@ -102,6 +113,7 @@ def run_jobs(
     names: Sequence[str],
     memory: float = 0.0,
     device: str = "auto",
+    seconds: float = math.inf,
     bar: tqdm | None = None,
     line: Callable[[int, Any], str] | None = None,
     folder: Path | None = None,
@@ -109,7 +121,7 @@ def run_jobs(
     """fn(*item) for every item, `jobs` at once, in the order of `items`.
 
     fn: a function of a module. A single job at once is computed in this process, with its threads.
-    names: one for each item, for messages. memory, device: see `plan_jobs`.
+    names: one for each item, for messages. memory, device, seconds: see `plan_jobs`.
     bar: moves by one with every job that ends; line(index, value): what is then printed, if any.
     Lines that a job prints in another process are printed here, named, when it ends; its own
     bars are not shown.
@@ -120,7 +132,8 @@ def run_jobs(
     raised again, named, when the others are done. SIGINT and SIGTERM reach all jobs: a run saves
     its state, other jobs are dropped, and Interrupted is raised when all have ended.
     """
-    plan, say = plan_jobs(jobs, len(items), memory, device), bar.write if bar else print
+    plan = plan_jobs(jobs, len(items), memory, device, seconds)
+    say = bar.write if bar else print
     if plan.reduced:
         say(plan.reduced)
     stream = _here(fn, items) if plan.at_once == 1 else _elsewhere(fn, items, plan, folder)

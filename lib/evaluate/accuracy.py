@@ -7,7 +7,7 @@ from lib.data import Dataset, load
 from lib.errors import InputError, check_choice
 from lib.evaluate.features import SPLITS, VERSION, features
 from lib.evaluate.probes import PROTOCOLS, Probe, linear_accuracy
-from lib.models import POOLS
+from lib.presets import POOLS
 from lib.runs.cache import cached
 from lib.runs.folder import Run
 from lib.runs.provenance import provenance

@@ -13,8 +13,8 @@ from lib.errors import check_choice
 from lib.evaluate.accuracy import MEASURED, PROBES_VERSION, settings_of
 from lib.evaluate.features import VERSION, Encoder, Features, encode, kept_features, mae_encoder
 from lib.evaluate.probes import FROZEN, Probe, linear_accuracy
-from lib.models import MAE, POOLS, encoder_args
-from lib.presets import Config
+from lib.models import MAE, encoder_args
+from lib.presets import POOLS, Config
 from lib.runs.cache import cached
 from lib.runs.folder import outputs
 from lib.runs.provenance import provenance

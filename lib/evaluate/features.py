@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,12 +12,14 @@ from lib.compute.device import pick_device
 from lib.data import Dataset, Split, load, validation_mask
 from lib.data.datasets import Normalization
 from lib.masking import keep_all
-from lib.models import MAE, POOLS, pool_tokens
-from lib.presets import Config
+from lib.presets import POOLS, Config
 from lib.runs.cache import explain_new_result, kept_path
 from lib.runs.files import load_weights, save_weights
 from lib.runs.folder import Run
 from lib.runs.progress import BAR_AFTER, progress
+
+if TYPE_CHECKING:
+    from lib.models import MAE
 
 SPLITS = ("train", "validation", "test")
 VERSION = 1  # of this file: raise it when the same inputs would give other features
@@ -64,8 +66,10 @@ def encode(encoder: Encoder, data: Dataset, batch_size: int = 100, workers: int 
     return Features({name: split(train[name], test[name]) for name in train}, y)
 
 
-def mae_encoder(model: MAE, config: Config, normalization: Normalization) -> Encoder:
+def mae_encoder(model: "MAE", config: Config, normalization: Normalization) -> Encoder:
     """The encoder of an MAE, in float32: class token "token" and mean of patch tokens "avg"."""
+    from lib.models import pool_tokens
+
     device = pick_device(config.device)
     model = model.to(device).eval()
 

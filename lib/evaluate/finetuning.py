@@ -30,7 +30,7 @@ from lib.data.streaming import decoded_batches
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate.features import as_trained
 from lib.evaluate.randaugment import Augmented, kept_randomness, seed_all
-from lib.evaluate.recipes import Recipe
+from lib.evaluate.recipes import VERSION, Recipe
 from lib.models import MAE, build_encoder, encoder_args
 from lib.presets import Config
 from lib.runs.cache import cached, kept_path
@@ -40,7 +40,6 @@ from lib.runs.progress import BAR_AFTER, progress
 from lib.runs.provenance import provenance
 
 SAVE_SECONDS = 30  # between the states of a long finetuning
-VERSION = 1  # of this file: raise it when the same inputs would give other numbers
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib.compute.cost import estimate
+from lib.compute.duration import encoding_seconds, training_seconds
+from lib.compute.memory import memory_at_most
 from lib.data import Dataset, Split, load
 from lib.distributed.jobs import run_jobs
 from lib.errors import InputError
 from lib.evaluate.accuracy import content_of, evaluate, settings_of
 from lib.evaluate.features import features
-from lib.evaluate.finetuning import finetune, job_for
-from lib.evaluate.probes import Probe
+from lib.evaluate.probes import PROTOCOLS, Probe
 from lib.evaluate.recipes import Recipe
 from lib.presets import Config
 from lib.runs.cache import kept_path
@@ -54,10 +54,12 @@ def evaluate_all(
     config = runs[0].config
     with _bar(len(encoders) + len(probes), "features and probes") as bar:
         of_models = [_name(*model) for model in models]
+        each = encoding_seconds(config, len(images.train) + len(images.test))
         place = {"memory": _encoding_memory(config), "device": config.device}
-        _run(_features, encoders, of_models, jobs, bar, **place)
+        _run(_features, encoders, of_models, jobs, bar, **place, seconds=each * len(encoders))
+        seconds = sum(_probing_seconds(protocol, config, images) for _, protocol, *_ in missing)
         place = {"memory": _probing_memory(config, images), "device": "cpu"}
-        _run(evaluate, probes, names, jobs, bar, **place)
+        _run(evaluate, probes, names, jobs, bar, **place, seconds=seconds)
     return {key: evaluate(*key, seed=seed, data=labels) for key in keys}
 
 
@@ -70,6 +72,8 @@ def finetune_all(
 
     All are on the same images. Raises what `finetune` raises, for the first that failed.
     """
+    from lib.evaluate.finetuning import finetune, job_for
+
     if not wanted:
         return []
     images = data or load(**wanted[0][0].data_fields)
@@ -80,11 +84,15 @@ def finetune_all(
         for config, _, fraction, seed, scratch in missing
     ]
     config, recipe = wanted[0][:2]
-    place: dict[str, Any] = {"device": config.device}
-    if len(missing) > 1:
-        place["memory"] = _finetuning_memory(config, recipe, images)
+    whole = replace(config, mask_ratio=0.0, batch_size=recipe.batch_size, accum_steps=1)
+    place = {"memory": memory_at_most(whole), "device": config.device}
+    seconds = sum(
+        training_seconds(replace(whole, epochs=own.epochs), len(images.train)) * fraction**0.5
+        for _, own, fraction, *_ in missing
+    )
     with _bar(len(missing), "finetunings") as bar:
-        _run(finetune, [(*item, images) for item in missing], names, jobs, bar, **place)
+        items = [(*item, images) for item in missing]
+        _run(finetune, items, names, jobs, bar, **place, seconds=seconds)
     return [finetune(*item, data=images) for item in wanted]
 
 
@@ -112,10 +120,12 @@ def _probing_memory(config: Config, data: Dataset) -> float:
     return 4 * 8 * config.embed_dim * (len(data.train) + len(data.test))
 
 
-def _finetuning_memory(config: Config, recipe: Recipe, data: Dataset) -> float:
-    """Bytes for training on whole images, with the decoder, which finetuning does not have."""
-    whole = replace(config, mask_ratio=0.0, batch_size=recipe.batch_size, accum_steps=1)
-    return estimate(whole, len(data.train)).memory
+def _probing_seconds(protocol: str | Probe, config: Config, data: Dataset) -> float:
+    """Of one probe on one core, roughly: half a ms a step, or what sklearn takes for a number."""
+    probe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
+    if probe is None:
+        return 5e-6 * len(data.train) * config.embed_dim
+    return 5e-4 * probe.epochs * max(1, len(data.train) // probe.batch_size)
 
 
 def _features(run: Run, data: Dataset, epoch: int | None) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lib.evaluate.accuracy import content_of, settings_of
-from lib.evaluate.finetuning import VERSION
-from lib.evaluate.recipes import RECIPES
+from lib.evaluate.recipes import RECIPES, VERSION
 from lib.notebook.pairs import OBJECTIVES, objective
 from lib.presets import PRESETS, Config
 from lib.runs.cache import kept_path

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lib.data import Dataset
 from lib.errors import InputError, RunBusy
-from lib.models import MAE
 from lib.presets import PRESETS, REPO, Config
 from lib.runs.files import (
     load_into,
@@ -28,6 +27,9 @@ from lib.runs.files import (
     write_json,
 )
 from lib.runs.provenance import provenance
+
+if TYPE_CHECKING:
+    from lib.models import MAE
 
 ORIGIN = ("time", "device", "precision", "kernels", "threads")  # of an attempt, besides its commit
 
@@ -137,8 +139,10 @@ class Run:
         """SHA-256 of the weights, as their file says: what a result of this run depends on."""
         return weights_digest(self.weights_path(epoch))
 
-    def load_model(self, epoch: int | None = None) -> MAE:
+    def load_model(self, epoch: int | None = None) -> "MAE":
         """The trained MAE on the CPU in eval mode, or the one after `epoch`."""
+        from lib.models import MAE  # with timm, which takes seconds: only where a model is built
+
         path = self.weights_path(epoch)
         model = MAE(self.config)
         load_into(model, load_weights(path), path)

@@ -5,10 +5,10 @@ import platform
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from lib.presets import REPO
@@ -50,7 +50,7 @@ def provenance() -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "timm": timm.__version__,
+        "timm": version("timm"),
         "device": device,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),

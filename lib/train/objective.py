@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lib.compute.generator import generator
 from lib.losses import effective_rank, reconstruction_loss, uniformity_loss
 from lib.masking import Masks, masks_from_noise, num_visible
-from lib.models import MAE, POOLS, pool_tokens
-from lib.presets import Config
+from lib.models import MAE, pool_tokens
+from lib.presets import POOLS, Config
 
 TERMS = ("loss", "reconstruction", "uniformity")
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib.compute.cost import estimate
+from lib.compute.duration import training_seconds
+from lib.compute.memory import memory_at_most
 from lib.data import Dataset, load
 from lib.distributed import launch
-from lib.distributed.jobs import check_jobs, run_jobs
+from lib.distributed.jobs import check_jobs, plan_jobs, run_jobs
 from lib.errors import InputError, RunBusy
 from lib.presets import Config
 from lib.runs.folder import Run, open_run, outputs
 from lib.runs.progress import progress
-from lib.train.loop import train
 
 POLL = 1.0  # seconds between two looks at the runs that other processes are training
 
@@ -29,7 +29,8 @@ def train_all(
 ) -> list[Run]:
     """The run of every config, trained where it is missing; a line each instead of their progress.
 
-    jobs: how many runs at once (`lib.distributed.jobs`): "auto" is one a core or GPU. The weights
+    jobs: how many runs at once (`lib.distributed.jobs`): "auto" is one a core or GPU, or one after
+    another where all together take less than the start of processes. The weights
     are the same whatever `jobs` is, for the same number of threads; result.json holds that number.
     processes: how many compute one run; then the runs are trained one after another.
 
@@ -100,23 +101,34 @@ def _train_together(
         [(runs[k].config, data, processes) for k in missing],
         jobs,
         names=[runs[k].folder.name for k in missing],
-        memory=_memory([runs[k].config for k in missing], data) if len(missing) > 1 else 0.0,
+        memory=_memory([runs[k].config for k in missing], data, jobs),
         device=runs[0].config.device,
+        seconds=sum(training_seconds(runs[k].config, len(data.train)) for k in missing),
         bar=bar,
         line=line,
         folder=outputs(),
     )
 
 
-def _memory(configs: Sequence[Config], data: Dataset) -> float:
-    """Bytes of the largest run; what does not change a run's memory is estimated once."""
+def _memory(configs: Sequence[Config], data: Dataset, jobs: str | int) -> float:
+    """Bytes of the largest run: an upper bound, or an estimate where the bound does not fit.
+
+    What does not change a run's memory is looked at once.
+    """
     same: dict[str, Any] = dict(seed=0, lam=0.0, epochs=1, warmup_epochs=0.0, base_lr=0.0)
     different = {replace(config, **same) for config in configs}
+    most = max(map(memory_at_most, different))
+    if not plan_jobs(jobs, len(configs), most, configs[0].device).reduced:
+        return most
+    from lib.compute.cost import estimate
+
     return max(estimate(config, len(data.train)).memory for config in different)
 
 
 def _train(config: Config, data: Dataset, processes: int) -> str:
     """Trains one run; says how in a few words, in none if another process is training it."""
+    from lib.train.loop import train
+
     run, begun = open_run(config, data.fingerprint), time.monotonic()
     if run.result is not None:
         return "trained by another process"

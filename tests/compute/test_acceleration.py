@@ -13,6 +13,7 @@ from support import environment, same_tensors, small, workers
 from lib.compute.acceleration import choose_kernels, keep_heap
 from lib.compute.cost import duration, estimate, gemm_peak
 from lib.compute.device import settle_precision
+from lib.compute.memory import memory_at_most
 from lib.masking import random_masks
 from lib.models import MAE
 from lib.presets import PRESETS, resolve
@@ -120,6 +121,13 @@ def test_the_cost_is_counted_right():
     assert cost.state_bytes == 16 * cost.parameters
     assert cost.seconds(1e9) == pytest.approx(cost.flops * 960 * 20 / 1e9)
     assert "0.5 M parameters" in cost.describe(1e12) and "1 TFLOP/s" in cost.describe(1e12)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_bound_on_the_memory_is_above_the_estimate_and_not_far(preset):
+    config = resolve(preset)
+    at_least = estimate(config, images=10_000).memory
+    assert at_least < memory_at_most(config) < 8 * at_least
 
 
 @pytest.mark.parametrize("compiled", [False, True])

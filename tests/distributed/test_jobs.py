@@ -96,6 +96,14 @@ def test_what_does_not_fit_into_memory_waits(monkeypatch):
     assert plan_jobs(1, 20, 100 * 2**30, "cpu") == plan_jobs("auto", 1) == jobs.Plan(1)
 
 
+def test_work_that_is_shorter_than_the_start_of_processes_stays_here(monkeypatch):
+    monkeypatch.setattr(jobs, "cores", lambda: 2)
+    long, short = 2.1 * jobs.STARTING, 1.9 * jobs.STARTING
+    assert plan_jobs("auto", 4, device="cpu", seconds=short) == jobs.Plan(1)
+    assert plan_jobs("auto", 4, device="cpu", seconds=long).at_once == 2
+    assert plan_jobs(2, 4, device="cpu", seconds=short).at_once == 2
+
+
 INTERRUPTED = """
 import sys
 from lib.distributed.jobs import run_jobs
