@@ -14,11 +14,12 @@ import psutil
 
 from benchmarks.paired import random_data
 from lib.compute.device import cores
-from lib.presets import resolve
+from lib.data import load
+from lib.presets import PRESETS, resolve
 from lib.train import train_all
 
-PRESET = "cifar10-vit-micro"
-IMAGES = 10_240
+EPOCHS = {"digits-vit-nano": 20, "cifar10-vit-micro": 2}  # of each run, by preset
+IMAGES = 10_240  # random ones, unless $UMAE_CIFAR10 names a folder with train/ and test/
 
 
 class PeakMemory(threading.Thread):
@@ -58,21 +59,26 @@ def empty_outputs() -> Iterator[str]:
 
 
 def sweep(rounds: int) -> list[dict[str, Any]]:
-    """Runs per minute and memory of a sweep with 1, 2 and more runs at once."""
+    """Runs per minute and memory of sweeps of two presets with 1, 2 and more runs at once."""
     counts = sorted({1, 2, cores()})
-    return measure_sweep(counts, runs=max(2, rounds) * max(counts))
+    runs = max(2, rounds) * max(counts)
+    return [row for preset in EPOCHS for row in measure_sweep(counts, runs, preset)]
 
 
 def measure_sweep(
-    counts: Sequence[int], runs: int, epochs: int = 2, images: int = IMAGES, preset: str = PRESET
+    counts: Sequence[int], runs: int, preset: str, epochs: int | None = None, images: int = IMAGES
 ) -> list[dict[str, Any]]:
     """`runs` runs that differ in their seed, through `train_all(jobs=...)`, for each of `counts`.
 
-    The time holds the start of the worker processes.
+    The time holds the start of the worker processes. epochs: of the table above if None.
     """
-    fields: dict[str, Any] = {"epochs": epochs, "snapshots": 0, "device": "cpu"}
+    fields: dict[str, Any] = {"epochs": epochs or EPOCHS[preset], "snapshots": 0, "device": "cpu"}
+    folder = os.environ.get("UMAE_CIFAR10")
+    if folder and PRESETS[preset].data == "cifar10":
+        fields["data"] = f"folder:{folder}"
     configs = [resolve(preset, seed=seed, **fields) for seed in range(runs)]
-    data = random_data(configs[0], images)
+    known = configs[0].data == "digits" or folder
+    data = load(**configs[0].data_fields) if known else random_data(configs[0], images)
     rows = []
     for jobs in counts:
         watch, start = PeakMemory(), time.perf_counter()
@@ -83,11 +89,12 @@ def measure_sweep(
         watch.ended.set()
         watch.join()
         line = {
+            "preset": preset,
             "jobs": jobs,
             "runs": runs,
             "s": seconds,
             "runs / min": 60 * runs / seconds,
-            "images/s": round(runs * epochs * images / seconds),
+            "images/s": round(runs * configs[0].epochs * len(data.train) / seconds),
             "peak MiB": round(watch.peak / 2**20),
         }
         rows.append(line)

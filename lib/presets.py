@@ -222,7 +222,8 @@ PRESETS: dict[str, Config] = {
     c.preset: c
     for c in (
         _preset("digits-vit-nano", "digits", 8, 2, (64, 3, 4), (32, 1, 2),
-                epochs=60, warmup_epochs=5, batch_size=64, base_lr=8e-3, eval_every=2),
+                epochs=60, warmup_epochs=5, batch_size=64, base_lr=8e-3, eval_every=2,
+                checkpoint_every=10),  # a checkpoint takes a third of an epoch
         _preset("fashion-vit-micro", "fashion_mnist", 28, 4, MICRO, (64, 1, 4), **CPU_STUDY),
         _preset("cifar10-vit-micro", "cifar10", 32, 4, MICRO, (64, 1, 4), **CPU_STUDY),
         _preset("cifar10-vit-tiny", "cifar10", 32, 2, TINY, (192, 4, 3), **PAPER_CIFAR),

@@ -124,7 +124,7 @@ def _probing_seconds(protocol: str | Probe, config: Config, data: Dataset) -> fl
     """Of one probe on one core, roughly: half a ms a step, or what sklearn takes for a number."""
     probe = PROTOCOLS[protocol] if isinstance(protocol, str) else protocol
     if probe is None:
-        return 5e-6 * len(data.train) * config.embed_dim
+        return 2e-6 * len(data.train) * config.embed_dim
     return 5e-4 * probe.epochs * max(1, len(data.train) // probe.batch_size)
 
 

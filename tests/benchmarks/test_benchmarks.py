@@ -111,7 +111,7 @@ def test_a_sweep_trains_every_run_in_an_outputs_folder_of_its_own(outputs, monke
     trained = []
     real = sweep.train_all
     monkeypatch.setattr(sweep, "train_all", lambda *a, **k: trained.append((real(*a, **k), k)))
-    (row,) = sweep.measure_sweep([1], runs=2, epochs=1, images=128, preset="digits-vit-nano")
+    (row,) = sweep.measure_sweep([1], runs=2, preset="digits-vit-nano", epochs=1)
     (runs, given), *more = trained
     assert not more and len(runs) == 2 and given == {"jobs": 1}
     assert row["runs / min"] == pytest.approx(60 * 2 / row["s"]) and row["peak MiB"] > 100

@@ -148,7 +148,7 @@ def test_a_batch_that_does_not_divide_is_refused(two):
 
 
 def test_runs_of_two_processes_resume_on_one_and_on_two_and_equal_undisturbed_ones(
-    two, outputs, monkeypatch
+    two, outputs, monkeypatch, capfd
 ):
     configs = [long(False), long(True)]
     for config in configs:
@@ -160,7 +160,10 @@ def test_runs_of_two_processes_resume_on_one_and_on_two_and_equal_undisturbed_on
         assert isinstance(stopped, Interrupted) and "stopped at step 8" in str(stopped)
         with pytest.raises(Interrupted, match="stopped at step 11"):
             workers.stopped_run(config, 4)  # loading AdamW's state takes a step of rate 0
-    run(workers.many, 2, *((workers.whole_run, c) for c in configs))
+    capfd.readouterr()
+    run(workers.many, 2, *((workers.whole_run, c) for c in (*configs, configs[0])))
+    reused = run_on_random(configs[0]).folder.name
+    assert capfd.readouterr().out.count(f"reusing {reused}") == 1  # by rank 0 only
     for stopped, own in zip([run_on_random(c) for c in configs], whole, strict=True):
         assert stopped.folder != own.folder and stopped.folder.name == own.folder.name
         assert relative(weights(stopped), weights(own)) < 1e-6
@@ -218,36 +221,25 @@ def test_workers_end_without_the_interpreters_own_ending(tmp_path):
 
 
 def test_torchrun_trains_and_the_files_are_those_of_rank_0(outputs, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "lib.train",
-    ]
-    env = environment(UMAE_OUTPUTS=str(outputs))
-    done = subprocess.run(
-        [*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    result = run_of(small(epochs=1))
-    assert result.result and result.record["processes"] == 2
-    assert [m["epoch"] for m in lines(result.folder / "metrics.jsonl")] == [1]
-    assert done.stdout.count("training digits-vit-nano") == 1 and "in 2 processes" in done.stdout
+    """By the program that `python -m lib.train` is, which tells when the interpreter ends."""
     program = tmp_path / "main.py"
     program.write_text(
         "import atexit\nfrom lib.train.arguments import main\n"
         "atexit.register(print, 'ended', flush=True)\nmain()\n"
     )
-    command = [*command[:-2], str(program)]
-    failed = subprocess.run(
-        [*command, *cli_args(batch_size=33)], capture_output=True, text=True, env=env, timeout=120
-    )
+
+    def torchrun(**fields) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        command += [str(program), *cli_args(**fields)]
+        env = environment(UMAE_OUTPUTS=str(outputs))
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+
+    done = torchrun(epochs=1)
+    assert done.returncode == 0, done.stderr
+    result = run_of(small(epochs=1))
+    assert result.result and result.record["processes"] == 2
+    assert [m["epoch"] for m in lines(result.folder / "metrics.jsonl")] == [1]
+    assert done.stdout.count("training digits-vit-nano") == 1 and "in 2 processes" in done.stdout
+    failed = torchrun(batch_size=33)
     assert failed.returncode and "error: batch_size 33 must be a multiple" in failed.stderr
-    again = subprocess.run(
-        [*command, *cli_args(epochs=1)], capture_output=True, text=True, env=env, timeout=120
-    )
-    assert again.returncode == 0 and again.stdout.count("reusing") == 1
-    assert "ended" not in failed.stdout + again.stdout
+    assert "ended" not in done.stdout + failed.stdout

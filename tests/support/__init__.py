@@ -18,7 +18,7 @@ from lib.runs import Run, open_run
 
 SMALL = dict(
     embed_dim=16, depth=1, num_heads=2, decoder_dim=16, decoder_depth=1, decoder_heads=2,
-    batch_size=64, epochs=2, snapshots=2, eval_every=1, device="cpu",
+    batch_size=64, epochs=2, snapshots=2, eval_every=1, checkpoint_every=1, device="cpu",
 )  # fmt: skip
 
 
