@@ -3,9 +3,11 @@
 import os
 from functools import cache
 
+from tqdm import tqdm
+
 
 @cache
 def say_once(line: str) -> None:
     """Prints the line the first time it is given, unless another process of the run prints it."""
     if os.environ.get("RANK", "0") == "0":  # set by torchrun
-        print(line, flush=True)
+        tqdm.write(line)  # above a progress bar, if there is one

@@ -8,6 +8,9 @@ from support import few, folder_config, image_folder, small
 from timm.data import create_transform, resolve_model_data_config
 
 from lib.data import load
+from lib.evaluate import evaluate
+from lib.evaluate.features import encode
+from lib.evaluate.probes import linear_accuracy
 from lib.masking import random_masks
 from lib.runs.export import coefficient
 from lib.train import train
@@ -33,6 +36,28 @@ def test_timms_own_transform_gives_our_input_of_grey_images(normalize):
         tokens = model.forward_features(theirs)
     torch.testing.assert_close(tokens[:, 0], latent[:, 0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(tokens[:, 1:].mean(1), latent[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_probe_reads_the_same_accuracy_through_timm():
+    """With ImageNet's mean and std, which timm fills in where none are given, it falls by half."""
+    config = small(epochs=1)
+    data = few(config, 400)
+    run = train(config, data)
+    model = exported(run)
+    given = resolve_model_data_config(model)
+
+    def accuracy(**other):
+        transform = create_transform(**{**given, **other})
+
+        def encoder(images):
+            pictures = [transform(Image.fromarray(x[0].numpy())) for x in images]
+            with torch.no_grad():
+                return {"token": model.forward_features(torch.stack(pictures))[:, 0]}
+
+        return linear_accuracy(encode(encoder, data), "knn")["test"]
+
+    own = evaluate(run, "knn", data=data)["test"]
+    assert own > 30 and accuracy() == pytest.approx(own, abs=1)
 
 
 @pytest.mark.parametrize("normalize", ["dataset", "unit"])
