@@ -15,7 +15,7 @@ from lib.distributed import launch
 from lib.distributed.jobs import check_jobs, plan_jobs, run_jobs
 from lib.errors import InputError, RunBusy
 from lib.presets import Config
-from lib.runs.folder import Run, open_run, outputs
+from lib.runs.folder import Run, explain_new_run, open_run, outputs
 from lib.runs.progress import progress
 
 POLL = 1.0  # seconds between two looks at the runs that other processes are training
@@ -51,6 +51,8 @@ def train_all(
         if run.result is not None:
             print(_line(runs, k, ", ".join(filter(None, ["found", run.imported_from]))), flush=True)
     missing = _missing(runs)
+    for k in missing:
+        explain_new_run(runs[k])  # what the jobs print goes to their logs
     with progress(len(missing), show=bool(missing), unit="runs") as bar:
         while missing:
             _train_together(runs, missing, data, jobs if processes == 1 else 1, processes, bar)

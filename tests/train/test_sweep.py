@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import joblib
 import pytest
@@ -74,6 +75,21 @@ def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
     assert [line.split(": ")[1].split()[0] for line in said_of_runs(capsys)] == ["found", "resumed"]
     assert finished.stat().st_mtime_ns == before
     assert runs[1].result["epochs"] == 50
+
+
+def test_a_sweep_says_why_runs_of_the_same_settings_are_trained_anew(capsys):
+    """As where a label was corrected: notebooks train through `train_all`."""
+    config = small(epochs=1)
+    data = few(config)
+    (old,) = train_all([config], data, jobs=1)
+    capsys.readouterr()
+    (new,) = train_all([config], replace(data, fingerprint="f" * 16), jobs=1)
+    said = [line for line in capsys.readouterr().out.splitlines() if "not reusing" in line]
+    assert said == [
+        f"not reusing {old.folder.name}: it was trained on other images under the same path; it is "
+        "kept, and a new run is made beside it"
+    ]
+    assert new.folder != old.folder and new.result and old.result
 
 
 def test_runs_at_once_give_the_weights_of_one_after_another(monkeypatch, tmp_path, capsys):
