@@ -16,11 +16,13 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from lib.errors import InputError, Interrupted, UMAEError
 LIBRARIES = 0.5 * 2**30  # bytes: torch and what it imports, in every process
 STARTING = 6.0  # seconds until other processes have imported what a job needs
 POLL = 0.2  # seconds between two looks of a job at whether it should stop
+_working = threading.Lock()  # held while this process computes a job of its parent
 
 
 def check_jobs(jobs: str | int) -> int | None:
@@ -228,9 +231,11 @@ def _job(place: _Place, index: int, fn: Callable[..., Any], args: tuple) -> _Out
     os.environ.update(place.variables)
     if place.plan.threads:
         torch.set_num_threads(place.plan.threads)
-    said = io.StringIO()
+    if place.parent:
+        _end_with_parent(place.parent)
+    said, at_work = io.StringIO(), _working if place.parent else nullcontext()
     try:
-        with _heeding(place), _own_gpu(place), redirect_stdout(said):
+        with at_work, _heeding(place), _own_gpu(place), redirect_stdout(said):
             outcome = _outcome(index, fn, args)
     except KeyboardInterrupt:
         return _Outcome(index, error=Interrupted("stopped"))
@@ -239,6 +244,23 @@ def _job(place: _Place, index: int, fn: Callable[..., Any], args: tuple) -> _Out
         outcome = _Outcome(index, error=RuntimeError(text))  # what surely can be sent
     lines = [line for line in said.getvalue().split("\n") if line and "\r" not in line]  # no bars
     return replace(outcome, lines=tuple(lines))
+
+
+@cache
+def _end_with_parent(parent: int) -> None:
+    """Ends this process, when it is idle, soon after its parent: joblib keeps it for minutes.
+
+    A kernel that is killed at a notebook's end cannot end its workers. A job that is at work sees
+    to its own end (`_heeding`).
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        with _working:
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -150,3 +150,25 @@ def test_an_interrupt_lets_jobs_save_and_leaves_no_process_behind(tmp_path, sent
     until(lambda: (tmp_path / "a-saved").exists())
     assert not (tmp_path / "c-begun").exists() or sent == signal.SIGKILL
     until(lambda: not any(p.is_running() and p.status() != "zombie" for p in started))
+
+
+IDLE = """
+import os, signal
+from lib.distributed.jobs import run_jobs
+from support.jobs import halved
+run_jobs(halved, [(2,), (4,)], 2, names="ab")
+print("idle", flush=True)
+signal.pause()
+"""
+
+
+def test_idle_processes_do_not_outlive_a_killed_parent():
+    """As a kernel that papermill kills at the end of a notebook."""
+    command = [sys.executable, "-c", IDLE]
+    parent = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "idle\n"
+    started = children(parent.pid)
+    assert len(started) >= 2
+    parent.kill()
+    parent.communicate(timeout=30)  # returns when nobody holds the pipe any more
+    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in started), 30)
