@@ -125,7 +125,7 @@ def test_the_cost_is_counted_right():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_bound_on_the_memory_is_above_the_estimate_and_not_far(preset):
-    config = resolve(preset)
+    config = PRESETS[preset]
     at_least = estimate(config, images=10_000).memory
     assert at_least < memory_at_most(config) < 8 * at_least
 
