@@ -40,7 +40,7 @@ lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
 
 test: $(READY)  ## the test suite, on two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-browser: $(SITE_READY)  ## every notebook and every page of the site in Chromium; long
 	$(BIN)/python -m pytest tests/browser -m browser $(BROWSER)

@@ -1,19 +1,17 @@
 """Writes the comment of every notebook parameter that is a setting of a run, from lib.presets.
 
 `papermill --help-notebook FILE` shows these comments, so that it says the same as
-`python -m lib.train --help`. `python scripts/document_parameters.py` changes the notebooks; with
+`python -m lib.train --help`. `python -m scripts.document_parameters` changes the notebooks; with
 --check it only says whether it would.
 """
 
-import json
 import re
-import sys
 from dataclasses import fields
-from pathlib import Path
+from typing import Any
 
 from lib.presets import Config, help_of
+from scripts.notebook_sources import NOTEBOOKS, replace, rewrite
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 # Parameters that carry the name of a setting and mean something of their own.
 OWN_NOTEBOOKS = {"09_theory", "09a_graph", "10_table1", "11_audit"}
 OWN_NAMES = {"preset", "seed"}
@@ -31,24 +29,18 @@ def documented(line: str) -> str:
     return line
 
 
+def document(_: str, notebook: dict[str, Any]) -> bool:
+    """Whether a comment of the notebook's parameters was changed."""
+    cells = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    lines = ["".join(cell["source"]).split("\n") for cell in cells]
+    new = ["\n".join(map(documented, own)) for own in lines]
+    return any([replace(cell, text) for cell, text in zip(cells, new, strict=True)])
+
+
 def main() -> None:
-    stale = []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        if path.stem in OWN_NOTEBOOKS:
-            continue
-        notebook = json.loads(path.read_text())
-        cells = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
-        for cell in cells:
-            text = "".join(cell["source"])
-            new = "\n".join(map(documented, text.split("\n")))
-            if new != text:
-                stale.append(path.stem)
-                cell["source"] = new.splitlines(keepends=True)
-        if path.stem in stale and "--check" not in sys.argv:
-            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    print("changed: " + ", ".join(stale) if stale else "every parameter has its comment")
-    if stale and "--check" in sys.argv:
-        sys.exit("run python scripts/document_parameters.py")
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    names = [name for name in names if name not in OWN_NOTEBOOKS]
+    rewrite(names, document, "every parameter has its comment")
 
 
 if __name__ == "__main__":

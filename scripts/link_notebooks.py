@@ -1,16 +1,15 @@
 """Writes into the first cell of every notebook what comes before and after, and what to know first.
 
-`python scripts/link_notebooks.py` changes the notebooks; with --check it only says whether it
+`python -m scripts.link_notebooks` changes the notebooks; with --check it only says whether it
 would. The order is the reading order of notebooks/00_start.ipynb.
 """
 
-import json
 import re
-import sys
 import textwrap
-from pathlib import Path
+from typing import Any
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+from scripts.notebook_sources import NOTEBOOKS, replace, rewrite
+
 PRETRAIN, PROBE = (
     "[02, pretraining](02_pretrain.ipynb)",
     "[03, linear probes](03_linear_probe.ipynb)",
@@ -66,21 +65,14 @@ def linked(name: str, text: str) -> str:
     return f"{PARAGRAPH.sub('', text.rstrip())}\n\n{links(name)}"
 
 
+def link(name: str, notebook: dict[str, Any]) -> bool:
+    """Whether the paragraph of a notebook's first cell was changed."""
+    cell = notebook["cells"][0]
+    return replace(cell, linked(name, "".join(cell["source"])))
+
+
 def main() -> None:
-    stale = []
-    for name in names():
-        path = NOTEBOOKS / f"{name}.ipynb"
-        notebook = json.loads(path.read_text())
-        cell = notebook["cells"][0]
-        text = linked(name, "".join(cell["source"]))
-        if text != "".join(cell["source"]):
-            stale.append(name)
-            cell["source"] = text.splitlines(keepends=True)
-            if "--check" not in sys.argv:
-                path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
-    print("changed: " + ", ".join(stale) if stale else "every notebook has its links")
-    if stale and "--check" in sys.argv:
-        sys.exit("run python scripts/link_notebooks.py")
+    rewrite(names(), link, "every notebook has its links")
 
 
 if __name__ == "__main__":

@@ -14,18 +14,6 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Files whose tests share what takes long to make: each goes to one worker of pytest-xdist.
-TOGETHER = ("tests/notebook/", "tests/distributed/test_distributed.py")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        path = item.path.as_posix()
-        if any(place in path for place in TOGETHER):
-            item.add_marker(pytest.mark.xdist_group(path))
-
-
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
     """$UMAE_OUTPUTS, empty and of this test alone."""

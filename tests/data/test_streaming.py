@@ -77,15 +77,16 @@ def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do(tmp_path):
     """Else a scheduler's SIGTERM to all processes cuts a step, or a worker outlives the run."""
     data = of_folder(image_folder(tmp_path, per_class=40), stream="always")
     order = list(torch.arange(80).split(4))
+    others = set(multiprocessing.active_children())  # of other tests in this process
     stream = data.batches(data.train, order, workers=1)
     next(stream)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - others
     for name in ("TERM", "INT"):
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert len(list(stream)) == 19  # it went on to the end
     stream = data.batches(data.train, order, workers=1)
     next(stream)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - others
     worker.terminate()
     worker.join(30)
     assert worker.exitcode == 0

@@ -1,6 +1,5 @@
 """One source for what a setting means: `python -m lib.train --help` and `--help-notebook` agree."""
 
-import importlib.util
 from pathlib import Path
 
 import nbformat
@@ -8,30 +7,22 @@ import papermill
 import pytest
 
 from lib.presets import help_of
+from scripts import document_parameters as script
 
 REPO = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = REPO / "scripts" / "document_parameters.py"
-    spec = importlib.util.spec_from_file_location("document_parameters", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PATHS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_the_comments_are_those_of_the_presets(path, script):
+def test_the_comments_are_those_of_the_presets(path):
     if path.stem in script.OWN_NOTEBOOKS:
         pytest.skip("its parameters mean something of their own")
     cells = nbformat.read(path, 4).cells
     (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     for line in cell.source.split("\n"):
-        assert line == script.documented(line), "python scripts/document_parameters.py"
+        assert line == script.documented(line), "python -m scripts.document_parameters"
 
 
 def test_papermill_shows_the_same_sentence():
@@ -40,7 +31,7 @@ def test_papermill_shows_the_same_sentence():
     assert shown["seed"]["default"] == "0"
 
 
-def test_a_parameter_that_is_no_setting_keeps_its_comment(script):
+def test_a_parameter_that_is_no_setting_keeps_its_comment():
     line = "images: int = 1000  # test images in a map, at most"
     assert script.documented(line) == line
     assert script.documented("# parameters") == "# parameters"

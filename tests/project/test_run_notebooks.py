@@ -1,6 +1,5 @@
 """scripts/run_notebooks.py: an archive is unpacked once, and every notebook gets its parameters."""
 
-import importlib.util
 import shutil
 
 import pytest
@@ -9,21 +8,12 @@ from papermill.exceptions import PapermillExecutionError
 from support import image_folder
 
 from lib.errors import InputError, UMAEError
-from lib.presets import REPO
-
-
-@pytest.fixture
-def script():
-    path = REPO / "scripts" / "run_notebooks.py"
-    spec = importlib.util.spec_from_file_location("run_notebooks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import run_notebooks as script
 
 
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
 @pytest.mark.parametrize("inner", [True, False])
-def test_an_archive_is_unpacked_once_beside_other_data(script, tmp_path, capsys, kind, inner):
+def test_an_archive_is_unpacked_once_beside_other_data(tmp_path, capsys, kind, inner):
     image_folder(tmp_path / "made" / "inner")
     root = tmp_path / "made" if inner else tmp_path / "made" / "inner"
     archive = script.Path(shutil.make_archive(str(tmp_path / "images"), kind, root))
@@ -39,7 +29,7 @@ def test_an_archive_is_unpacked_once_beside_other_data(script, tmp_path, capsys,
     ]
 
 
-def test_what_is_no_folder_of_images_is_one_line(script, tmp_path):
+def test_what_is_no_folder_of_images_is_one_line(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     shutil.make_archive(str(tmp_path / "odd"), "zip", image_folder(tmp_path / "i") / "train")
     for name, line in {
@@ -52,7 +42,7 @@ def test_what_is_no_folder_of_images_is_one_line(script, tmp_path):
     assert not list((tmp_path / "data").iterdir())
 
 
-def test_every_notebook_gets_the_parameters_that_it_declares(script):
+def test_every_notebook_gets_the_parameters_that_it_declares():
     given = {"epochs": 2, "data": "folder:/x", "model_ratios": [0.75]}
     got = dict(zip(script.NOTEBOOKS, script.parameters_of(script.NOTEBOOKS, given), strict=True))
     named = {path.stem: own for path, own in got.items()}
@@ -64,7 +54,7 @@ def test_every_notebook_gets_the_parameters_that_it_declares(script):
         list(script.parameters_of(script.NOTEBOOKS, {"epoch": 2}))
 
 
-def test_it_runs_the_notebooks_that_are_asked_for(script, tmp_path, monkeypatch, capsys, outputs):
+def test_it_runs_the_notebooks_that_are_asked_for(tmp_path, monkeypatch, capsys, outputs):
     root, asked = image_folder(tmp_path / "images"), []
     monkeypatch.setattr(script, "run", lambda path, copy, own: asked.append((path.stem, own)))
     script.main([str(root), "--only", "03", "01", "--parameters", yaml.safe_dump({"epochs": 2})])
@@ -79,7 +69,7 @@ def test_it_runs_the_notebooks_that_are_asked_for(script, tmp_path, monkeypatch,
             script.main([str(root), wrong])
 
 
-def test_a_notebook_that_stops_is_one_line(script, tmp_path, monkeypatch):
+def test_a_notebook_that_stops_is_one_line(tmp_path, monkeypatch):
     def stop(*args, **options):
         raise PapermillExecutionError(1, 1, "", "InputError", "unknown preset", [])
 

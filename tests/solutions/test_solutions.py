@@ -9,7 +9,6 @@ import pytest
 from lib.presets import REPO
 from solutions.__main__ import NAMES, load, main
 
-pytestmark = pytest.mark.xdist_group("solutions")  # they share their runs
 SHORT = {"epochs": 2}
 SETTINGS = {  # of the exercises that train; the others take no time
     ("00_start", 3): SHORT,
