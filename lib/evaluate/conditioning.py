@@ -83,33 +83,13 @@ def _rotation(size: int, seed: int, number: int) -> Tensor:
     return rotation * upper.diagonal().sign()
 
 
-def unlearnt(eigenvalues: Tensor, rate: float, steps: int) -> Tensor:
-    """(1 - rate * eigenvalue)^steps, (D,): what gradient descent has left of each direction.
-
-    Exact for a quadratic loss whose Hessian has these eigenvalues: the distance to the optimum
-    along each eigenvector, as a share of the distance at the start. Above 1 in absolute value it
-    diverges.
-    """
-    return (1 - rate * eigenvalues) ** steps
-
-
-def share_learnt(eigenvalues: Tensor, rate: float, steps: int, within: float = 0.1) -> float:
-    """Share of the directions of which at most `within` is left after `steps`, in [0, 1]."""
-    return (unlearnt(eigenvalues, rate, steps).abs() <= within).double().mean().item()
-
-
-def steps_to_learn(eigenvalues: Tensor, rate: float, within: float = 0.1) -> Tensor:
-    """Steps (D,) until at most `within` of a direction is left; inf where it never is."""
-    factor = unlearnt(eigenvalues, rate, 1).abs().double()
-    steps = (math.log(within) / factor.log()).ceil().clamp_min(1)
-    return torch.where(factor < 1, steps, torch.inf)
-
-
 def unlearnt_by_probe(eigenvalues: Tensor, probe: Probe, steps_per_epoch: int) -> Tensor:
-    """`unlearnt` (D,) for a probe's SGD: its schedule, and Nesterov's momentum of 0.9.
+    """What a probe's SGD has left of each direction, (D,): 1 is all, 0 nothing.
 
-    Kept within [-1, 1]: cross entropy, whose curvature falls, does not diverge where a quadratic
-    loss does. Raises InputError for a probe with another optimiser than "sgd" or weight decay.
+    Exact for a quadratic loss whose Hessian has these eigenvalues (D,): the distance to the optimum
+    along each eigenvector, as a share of that at the start. Nesterov's momentum is 0.9. Kept within
+    [-1, 1]: cross entropy, whose curvature falls, does not diverge where a quadratic loss does.
+    Raises InputError for a probe with another optimiser than "sgd" or weight decay.
     """
     if probe.optimizer != "sgd" or probe.weight_decay:
         raise InputError("the prediction is for a probe with optimizer sgd and no weight decay")

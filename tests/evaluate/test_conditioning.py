@@ -9,11 +9,8 @@ from lib.evaluate.conditioning import (
     grid,
     predicted_accuracy,
     rotated,
-    share_learnt,
-    steps_to_learn,
     steps_to_reach,
     tuned,
-    unlearnt,
     unlearnt_by_probe,
 )
 from lib.evaluate.probes import schedule
@@ -33,28 +30,6 @@ def example(n=600, d=6, classes=3, seed=0, noise=1.0, spread=1.0):
     )
 
 
-def test_what_is_left_is_that_of_gradient_descent_on_least_squares():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(50, 4, generator=generator, dtype=torch.float64)
-    x = x * torch.tensor([1.0, 0.5, 0.2, 0.05])
-    y = torch.randn(50, generator=generator, dtype=torch.float64)
-    hessian = x.T @ x / 50
-    values, vectors = torch.linalg.eigh(hessian)
-    best = torch.linalg.solve(hessian, x.T @ y / 50)
-    rate, w = 0.7, torch.zeros(4, dtype=torch.float64)
-    for step in range(1, 201):
-        w = w - rate * (hessian @ w - x.T @ y / 50)
-        if step in (1, 10, 200):
-            measured = (vectors.T @ (w - best)) / (vectors.T @ -best)
-            torch.testing.assert_close(measured, unlearnt(values, rate, step))
-            learnt = (measured.abs() <= 0.1).double().mean().item()
-            assert share_learnt(values, rate, step) == learnt
-    needed = steps_to_learn(values, rate)
-    for direction, steps in enumerate(needed.int().tolist()):
-        assert unlearnt(values, rate, steps)[direction] <= 0.1
-        assert unlearnt(values, rate, steps - 1)[direction] > 0.1
-
-
 def test_a_probes_sgd_on_a_quadratic_loss_leaves_what_is_predicted():
     """torch's own SGD with Nesterov's momentum, at the rates of the probe's schedule."""
     values = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64)
@@ -67,14 +42,6 @@ def test_a_probes_sgd_on_a_quadratic_loss_leaves_what_is_predicted():
         optimizer.step()
         optimizer.zero_grad()
     torch.testing.assert_close(unlearnt_by_probe(values, probe, steps), w.data)
-
-
-def test_a_flat_direction_and_a_diverging_one_are_never_learnt():
-    assert steps_to_learn(torch.tensor([0.0, 2.5, 1.0]), rate=1.0).tolist() == [
-        float("inf"),
-        float("inf"),
-        1,
-    ]
 
 
 @pytest.mark.parametrize("condition", [1.0, 10.0, 1e4])
