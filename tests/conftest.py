@@ -27,5 +27,4 @@ def killer():
 
     killer = Killer()
     yield killer
-    killer.process.stdin.close()
-    killer.process.wait(30)
+    killer.end()

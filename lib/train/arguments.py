@@ -100,11 +100,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains, and exits with 0, 2 for a UMAEError, 130 or 143 after SIGINT or SIGTERM."""
     from lib.distributed.collectives import rank_and_world_size
     from lib.distributed.launch import end_now, process_group
-    from lib.train.loop import train
 
     code, processes = 0, 1
     try:
         config = read_arguments(sys.argv[1:] if argv is None else argv)
+        from lib.train.loop import train  # brings timm, which help and a typing error do not need
+
         with process_group():
             processes = rank_and_world_size()[1]
             train(config)

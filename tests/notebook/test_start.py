@@ -2,7 +2,7 @@
 
 import pytest
 from support import few, small
-from support.notebooks import code_cells, execute, printed
+from support.notebooks import code_cells, execute_anew, printed
 
 from lib.train import train
 
@@ -13,7 +13,7 @@ def start(tmp_path, shared_outputs, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own backend shows figures
 
     def run() -> str:
-        notebook = execute("00_start", tmp_path)
+        notebook = execute_anew("00_start", tmp_path)
         outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
         shown = [output.get("data", {}) for output in outputs]
         assert sum("image/png" in data for data in shown) >= 2

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-import lib.train.loop
 from lib.data import Dataset, Split, load
 from lib.presets import REPO, Config, resolve
 from lib.runs import Run, open_run
@@ -129,6 +128,8 @@ def at_step(monkeypatch, step, action):
 
     What it returns is the step's rate.
     """
+    import lib.train.loop  # with timm, which a process that trains nothing does not need
+
     real, pending = lib.train.loop.learning_rate, [step]
 
     def rate(config, now, steps_per_epoch):

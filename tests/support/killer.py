@@ -5,17 +5,16 @@ import json
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
 
-from lib.presets import REPO
 from lib.runs import Run
 from lib.runs.files import load_state, load_weights
 from lib.train import train
-from support import content, environment, few, folder_config, lines, run_in, small
+from support import content, few, folder_config, lines, run_in, small
+from support.forked import Forked, context
+from support.killing import serve
 
 STAGES = ("half", "written", "renamed")
 
@@ -24,22 +23,27 @@ class Killer:
     """Talks to support/killing.py."""
 
     def __init__(self):
-        env = environment()
-        command = [sys.executable, str(REPO / "tests" / "support" / "killing.py")]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
+        self.connection, theirs = context.Pipe()
+        self.process = Forked(serve, theirs)
+        theirs.close()  # the process's own copy is the only one: it sees when this one ends
         self.kills = 0
 
     def __call__(self, outputs, fields, **how) -> dict:
-        self.process.stdin.write(
-            json.dumps({"outputs": str(outputs), "fields": fields, **how}) + "\n"
-        )
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
+        self.begin(outputs, fields, **how)
+        return self.answer()
+
+    def begin(self, outputs, fields, **how) -> None:
+        self.connection.send({"outputs": str(outputs), "fields": fields, **how})
+
+    def answer(self) -> dict:
+        answer = self.connection.recv()
         assert answer["status"] in (0, 2, -signal.SIGKILL), answer
         self.kills += answer["status"] == -signal.SIGKILL
         return answer
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.wait(30)
 
 
 def check_visible_files(run: Run) -> None:

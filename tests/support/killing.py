@@ -1,13 +1,13 @@
 """A process that trains in forked children and kills them: one import of torch for many kills.
 
-Reads one JSON job a line: {"outputs", "fields" of the small config, and one of
+A job is a dict: {"outputs", "fields" of the small config, and one of
   "call": n, "stage": "half" | "written" | "renamed"
       SIGKILL at the n-th file written: in the middle of its bytes, before its rename, or after it
   "after": seconds
       SIGKILL then, wherever it is
   "limit": bytes
       no file may grow beyond that (a full disk)}
-Answers {"status": exit status, negative for a signal, "writes": files written,
+The answer is {"status": exit status, negative for a signal, "writes": files written,
 "error": the InputError}.
 """
 
@@ -16,10 +16,10 @@ import json
 import os
 import resource
 import signal
-import sys
 import tempfile
 import threading
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from multiprocessing.connection import Connection
 
 from tqdm import tqdm
 
@@ -90,32 +90,33 @@ def child(job: dict, answer: int) -> None:
     os._exit(status)
 
 
-def main() -> None:
+def serve(jobs: Connection) -> None:
+    """Answers one job after another, until the other end is closed."""
     # All that torch imports at its first step is imported once, here.
     with tempfile.TemporaryDirectory() as folder:
         os.environ["UMAE_OUTPUTS"] = folder
         with redirect_stdout(io.StringIO()):
             train(small(epochs=1), few(small()))
-    for line in sys.stdin:
-        job = json.loads(line)
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            child(job, write)
-        os.close(write)
-        if "after" in job:
-            timer = threading.Timer(job["after"], lambda pid=pid: os.kill(pid, signal.SIGKILL))
-            timer.start()
-        told = b""
-        while part := os.read(read, 65536):
-            told += part
-        os.close(read)
-        if "after" in job:
-            timer.cancel()  # nobody has waited for the process yet: its number is its own
-            timer.join()
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        print(json.dumps({"status": status, **json.loads(told or b"{}")}), flush=True)
+    with suppress(EOFError):
+        while True:
+            jobs.send(answer_to(jobs.recv()))
 
 
-if __name__ == "__main__":
-    main()
+def answer_to(job: dict) -> dict:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        child(job, write)
+    os.close(write)
+    if "after" in job:
+        timer = threading.Timer(job["after"], lambda: os.kill(pid, signal.SIGKILL))
+        timer.start()
+    told = b""
+    while part := os.read(read, 65536):
+        told += part
+    os.close(read)
+    if "after" in job:
+        timer.cancel()  # nobody has waited for the process yet: its number is its own
+        timer.join()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return {"status": status, **json.loads(told or b"{}")}

@@ -9,6 +9,7 @@ import papermill
 import pytest
 
 from lib.presets import REPO
+from support.kernels import forked_kernels
 
 PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
 THEORY = [name for name in PATHS if name.startswith("09")]
@@ -57,7 +58,16 @@ def code_of(name: str) -> list[str]:
 
 
 def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
-    """Runs a notebook by papermill, with small settings, from a foreign folder."""
+    """Runs a notebook by papermill, with small settings, from a foreign folder.
+
+    Its kernel has imported the libraries before; `execute_anew` has a new Python.
+    """
+    with forked_kernels():
+        return execute_anew(name, folder, **parameters)
+
+
+def execute_anew(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
+    """The same with the kernel that a person has."""
     target = folder / f"{name}-{len(list(folder.glob('*.ipynb')))}.ipynb"
     papermill.execute_notebook(
         PATHS[name],

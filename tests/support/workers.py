@@ -1,9 +1,7 @@
 """What the processes of test_distributed do: functions that a spawned worker can import."""
 
-import atexit
 import os
 import signal
-import time
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lib.data import Dataset, Split
 from lib.distributed import collectives
-from lib.errors import InputError, UMAEError
+from lib.errors import UMAEError
 from lib.losses import uniformity_loss
 from lib.presets import Config
 from lib.train import train
@@ -107,29 +105,3 @@ def stopped_run(config: Config, at_step: int) -> None:
         train(config, data_of(config))
     finally:
         hook.remove()
-
-
-def fails(kind: str) -> None:
-    """Rank 1 raises; rank 0 waits for it in a collective."""
-    if collectives.rank_and_world_size()[0] == 1:
-        raise InputError("made up: nothing, do nothing") if kind == "input" else KeyError("lost")
-    dist.barrier()
-
-
-def leaves_marks(folder: str) -> str:
-    """One file from its work, and one from the interpreter's ending."""
-    rank = collectives.rank_and_world_size()[0]
-    open(f"{folder}/worked-{rank}", "w").close()
-    atexit.register(lambda: open(f"{folder}/ended-{rank}", "w").close())
-    return "done"
-
-
-def returns_what_cannot_be_sent() -> Any:
-    return lambda: None
-
-
-def waits(folder: str) -> None:
-    """Says who it is and works on."""
-    with open(f"{folder}/{os.getpid()}", "w"):
-        pass
-    time.sleep(600)

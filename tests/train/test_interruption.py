@@ -1,15 +1,16 @@
 """Killed at any moment, two at once, a full disk, a vanished folder: nothing lost."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import at_step, cli_args, content, environment, few, run_in, run_of, small
+from support.forked import Forked
 from support.killer import (
     STAGES,
     Killer,
@@ -87,22 +88,24 @@ def test_a_folder_that_vanishes_stops_the_run_and_is_not_made_again(
         check_visible_files(run_in(tmp_path / "elsewhere", config))
 
 
-def start(*args: str, **env: str) -> subprocess.Popen[str]:
+def start(args: list[str], errors: Path) -> subprocess.Popen:
+    """`python -m lib.train ARGS`; what it says of errors is written to a file."""
     command = [sys.executable, "-m", "lib.train", *args]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(**env),
-        cwd="/",
-    )
+    with errors.open("w") as file:
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=file, env=environment(), cwd="/"
+        )
+
+
+def start_forked(args: list[str], errors: Path) -> Forked:
+    """The same without its imports."""
+    return Forked(main, args, stderr_to=errors)
 
 
 def wait_for(condition, process, seconds=120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.poll()
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -118,8 +121,9 @@ def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trai
     def measured(n):
         return lambda: len(run.metrics()) >= n
 
-    for number, n in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
-        process = start(*cli_args(**fields))
+    for number, n, begin in ((signal.SIGTERM, 2, start), (signal.SIGINT, 5, start_forked)):
+        errors = tmp_path / number.name
+        process = begin(cli_args(**fields), errors)
         wait_for(measured(n), process)
         with pytest.raises(SystemExit) as ended:
             main(cli_args(**fields))
@@ -130,11 +134,10 @@ def test_signals_save_and_say_how_to_go_on_and_a_second_process_is_told_who_trai
             and f", pid {process.pid}, since 2" in told
         )
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 128 + number
+        assert process.wait(60) == 128 + number
         step = load_state(run.folder / "state.pt")["position"]["step"]
         how = f"stopped at step {step}, saved; the same command resumes {run.folder.name}"
-        assert err == f"error: {how}\n"
+        assert errors.read_text() == f"error: {how}\n"
         check = [m["epoch"] for m in run.metrics()]
         assert check == list(range(2, 2 * len(check) + 1, 2))
     main(cli_args(**fields))
@@ -149,12 +152,10 @@ def test_different_configs_at_once_do_not_touch_each_other(killer, tmp_path, mon
     fields = [{"seed": 1, "epochs": 4}, {"seed": 2, "epochs": 4}]
     other = Killer()
     shared = tmp_path / "shared"
-    for process, own in ((killer, fields[0]), (other, fields[1])):
-        process.process.stdin.write(json.dumps({"outputs": str(shared), "fields": own}) + "\n")
-        process.process.stdin.flush()
-    assert [json.loads(p.process.stdout.readline())["status"] for p in (killer, other)] == [0, 0]
-    other.process.stdin.close()
-    other.process.wait(30)
+    killer.begin(shared, fields[0])
+    other.begin(shared, fields[1])
+    assert [process.answer()["status"] for process in (killer, other)] == [0, 0]
+    other.end()
     for own in fields:
         alone = train(small(**own), few(small(**own)))
         assert content(run_in(shared, small(**own))) == content(alone)

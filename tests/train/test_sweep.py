@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -12,6 +10,8 @@ from dataclasses import replace
 import joblib
 import pytest
 from support import content, elsewhere, environment, few, run_of, same_tensors, small, weights
+from support.forked import Forked
+from support.sweeps import short_and_slow, slow, slow_alone
 
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate import evaluate
@@ -50,19 +50,9 @@ def test_a_run_of_a_sweep_is_the_run_of_train():
     assert same_tensors(swept, weights(train(config, data)))
 
 
-SWEEP = """
-from support import small
-from lib.train import train_all
-train_all([small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)], jobs=1)
-"""
-
-
 def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
-    configs = [small(epochs=1), small(epochs=50, snapshots=0, eval_every=50)]
-    env = environment(PYTHONPATH=f"{environment()['PYTHONPATH']}:{__file__.rsplit('/', 1)[0]}")
-    process = subprocess.Popen(
-        [sys.executable, "-c", SWEEP], env=env, cwd="/", stdout=subprocess.DEVNULL
-    )
+    configs = [small(epochs=1), slow()]
+    process = Forked(short_and_slow)
     state, begun = run_of(configs[1]).folder / "state.pt", time.monotonic()
     while not state.is_file() and process.poll() is None and time.monotonic() - begun < 120:
         time.sleep(0.05)
@@ -119,17 +109,6 @@ def test_what_cannot_be_meant_is_refused():
         train_all([small(), small(image_size=16)])
 
 
-SLOW_RUN = """
-from support import small
-from lib.train import train_all
-train_all([small(epochs=50, snapshots=0, eval_every=50)])
-"""
-
-
-def other_execution(code: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", code], env=environment(), cwd="/")
-
-
 def wait_until_held(run, process) -> None:
     end = time.monotonic() + 120
     while not run.is_busy():
@@ -140,9 +119,9 @@ def wait_until_held(run, process) -> None:
 @pytest.mark.parametrize("dies", [False, True])
 def test_executions_share_a_sweep(capsys, dies):
     """A run that another process trains is left to it; one whose owner died is taken over."""
-    configs = [small(epochs=50, snapshots=0, eval_every=50), small(epochs=1)]
+    configs = [slow(), small(epochs=1)]
     held = run_of(configs[0])
-    process = other_execution(SLOW_RUN)
+    process = Forked(slow_alone)
     wait_until_held(held, process)
     if dies:
         os.kill(process.pid, signal.SIGSTOP)  # it holds the lock, and does not go on

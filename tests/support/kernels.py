@@ -1,0 +1,43 @@
+"""Notebook kernels that are forked: papermill starts one, talks to it and ends it as ever."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import pytest
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+from support.forked import Forked
+
+
+class ForkedKernel(LocalProvisioner):
+    """What Jupyter starts, signals and ends a kernel's process by."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
+        file = cmd[cmd.index("-f") + 1 :]
+        cwd = kwargs.get("cwd") or os.getcwd()
+        self.process = Forked(kernel, file, env=kwargs["env"], cwd=cwd)
+        self.pid = self.pgid = self.process.pid
+        self.cwd = cwd
+        return self.connection_info
+
+
+def kernel(arguments: list[str]) -> None:
+    """As `python -m ipykernel_launcher -f FILE`."""
+    from ipykernel.kernelapp import IPKernelApp
+
+    os.setsid()
+    IPKernelApp.launch_instance(["-f", *arguments])
+
+
+@contextmanager
+def forked_kernels() -> Iterator[None]:
+    """Kernels that are started within are forked."""
+    factory = KernelProvisionerFactory.instance()
+    entry = EntryPoint("forked", f"{__name__}:ForkedKernel", factory.GROUP_NAME)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(factory.provisioners, "forked", entry)
+        patch.setattr(factory, "default_provisioner_name", "forked")
+        yield
