@@ -118,6 +118,7 @@ def run_jobs(
     device: str = "auto",
     seconds: float = math.inf,
     bar: tqdm | None = None,
+    say: Callable[[str], Any] | None = None,
     line: Callable[[int, Any], str] | None = None,
     folder: Path | None = None,
 ) -> list[Any]:
@@ -125,7 +126,8 @@ def run_jobs(
 
     fn: a function of a module. A single job at once is computed in this process, with its threads.
     names: one for each item, for messages. memory, device, seconds: see `plan_jobs`.
-    bar: moves by one with every job that ends; line(index, value): what is then printed, if any.
+    bar: moves by one with every job that ends; say: prints a line, above the bar by default.
+    line(index, value): what is printed of a job that has ended, if any.
     Lines that a job prints in another process are printed here, named, when it ends; its own
     bars are not shown.
     folder: one that all processes see, where another machine may compute; default: the machine's
@@ -136,7 +138,7 @@ def run_jobs(
     its state, other jobs are dropped, and Interrupted is raised when all have ended.
     """
     plan = plan_jobs(jobs, len(items), memory, device, seconds)
-    say = bar.write if bar else print
+    say = say or (bar.write if bar else print)
     if plan.reduced:
         say(plan.reduced)
     stream = _here(fn, items) if plan.at_once == 1 else _elsewhere(fn, items, plan, folder)

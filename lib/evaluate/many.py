@@ -78,6 +78,7 @@ def finetune_all(
         return []
     images = data or load(**wanted[0][0].data_fields)
     missing = [item for item in dict.fromkeys(wanted) if not job_for(*item, images).path.is_file()]
+    missing.sort(key=lambda item: -item[2] * item[1].epochs)  # no long one is left for the end
     names = [
         f"{config.preset}, lam {config.lam:g}, {fraction:.0%} of the labels, seed {seed}"
         + (", from scratch" if scratch else "")

@@ -57,8 +57,10 @@ def style() -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
-    """Writes folder/name.png and folder/name.pdf."""
+    """Writes folder/name.png and folder/name.pdf; the places of all parts are fixed by then."""
     folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # found once, not anew for each file and for the page
     for suffix in ("png", "pdf"):
         figure.savefig(folder / f"{name}.{suffix}", bbox_inches="tight")
 

@@ -6,7 +6,6 @@ sees the figure at the settings that the notebook names.
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from lib.notebook.plots import save
+from lib.runs.progress import is_live
 
 Draw = Callable[..., Figure]
-
-
-def is_live() -> bool:
-    """Whether this kernel was started by a Jupyter server, whose page can show widgets."""
-    return "JPY_SESSION_NAME" in os.environ
 
 
 def explore(

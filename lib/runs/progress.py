@@ -1,11 +1,17 @@
 """What a person sees of long work: a bar with throughput and ETA, and a line an epoch."""
 
+import os
 import sys
 from typing import Any
 
 from tqdm import tqdm
 
 BAR_AFTER = 5  # seconds, before work that is often short shows a bar
+
+
+def is_live() -> bool:
+    """Whether this kernel was started by a Jupyter server, whose page shows it to a person."""
+    return "JPY_SESSION_NAME" in os.environ
 
 
 def describe(line: dict[str, Any], epochs: int, speed: float) -> str:
@@ -31,10 +37,10 @@ def progress(
 ) -> tqdm:
     """A text bar with `unit` per second and ETA; nothing before `delay` seconds have passed.
 
-    On a terminal it moves twice a second; in a log or a notebook, which keep every update, every
-    20 seconds.
+    Where a person looks on, it moves twice a second; in a log, which keeps every update, and under
+    papermill, every 20 seconds.
     """
-    live = sys.stdout.isatty()
+    live = sys.stdout.isatty() or is_live()
     look: dict[str, Any] = {
         "mininterval": 0.5 if live else 20,
         "maxinterval": 1 if live else 60,

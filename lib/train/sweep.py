@@ -1,8 +1,9 @@
 """Many runs: training what is missing, several at once, together with other processes."""
 
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from lib.presets import Config
 from lib.runs.folder import Run, explain_new_run, open_run, outputs
 from lib.runs.progress import progress
 
-POLL = 1.0  # seconds between two looks at the runs that other processes are training
+POLL = 1.0  # seconds between two looks at the folders of runs
 
 
 def train_all(
@@ -38,7 +39,8 @@ def train_all(
     finished runs are found, interrupted ones resume from their last checkpoint. Executions that
     share an outputs folder, on one machine or several, share the sweep: a run that another process
     is training is left to it until it has a result, or taken over when its owner has died. What a
-    run prints goes to log.txt in its folder.
+    run prints goes to log.txt in its folder. The bar counts the runs, and the trained part of those
+    that are not done; it shows their last losses.
 
     An error ends its run only; it is raised when the others are done. Raises what `train` raises;
     Interrupted once all runs that had begun are saved.
@@ -53,7 +55,7 @@ def train_all(
     missing = _missing(runs)
     for k in missing:
         explain_new_run(runs[k])  # what the jobs print goes to their logs
-    with progress(len(missing), show=bool(missing), unit="runs") as bar:
+    with _bar_over([runs[k] for k in missing]) as bar:
         while missing:
             _train_together(runs, missing, data, jobs if processes == 1 else 1, processes, bar)
             missing = _wait(runs, _missing(runs), bar)
@@ -77,6 +79,41 @@ def _missing(runs: Sequence[Run]) -> list[int]:
     return [k for k in sorted(first.values()) if runs[k].result is None]
 
 
+@contextmanager
+def _bar_over(runs: Sequence[Run]) -> Iterator[tqdm]:
+    """A bar that moves while the runs are trained, by whichever process."""
+    ended = threading.Event()
+    with progress(len(runs), show=bool(runs), unit="runs") as bar:
+
+        def watch() -> None:
+            while not ended.wait(POLL):
+                _move(bar, runs)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            thread.join()
+            _move(bar, runs)
+
+
+def _move(bar: tqdm, runs: Sequence[Run]) -> None:
+    """Moves the bar to where the folders of the runs say that they are."""
+    trained, losses = 0.0, []
+    for run in runs:
+        with suppress(InputError):  # an altered file, which the training itself reports
+            if run.result is not None:
+                trained += 1
+            elif lines := run.metrics():
+                trained += lines[-1]["epoch"] / run.config.epochs
+                losses.append(f"{lines[-1]['loss']:.3f}")
+    if losses:
+        bar.set_postfix_str("loss " + " ".join(losses[:4]), refresh=False)
+    bar.update(trained - bar.n)
+
+
 def _line(runs: Sequence[Run], k: int, text: str) -> str:
     return f"{k + 1:>3}/{len(runs)}  {runs[k].folder.name}: {text}"
 
@@ -91,11 +128,13 @@ def _train_together(
 ) -> None:
     """One attempt at every missing run, but for those that other processes are training."""
 
+    def seconds(k: int) -> float:
+        return training_seconds(runs[k].config, len(data.train))
+
+    missing = sorted(missing, key=seconds, reverse=True)  # no long one is left for the end
+
     def line(job: int, text: str) -> str:
-        if not text:  # left to another process: not done yet
-            bar.update(-1)
-            return ""
-        return _line(runs, missing[job], text)
+        return _line(runs, missing[job], text) if text else ""
 
     outputs().mkdir(parents=True, exist_ok=True)
     run_jobs(
@@ -105,8 +144,8 @@ def _train_together(
         names=[runs[k].folder.name for k in missing],
         memory=_memory([runs[k].config for k in missing], data, jobs),
         device=runs[0].config.device,
-        seconds=sum(training_seconds(runs[k].config, len(data.train)) for k in missing),
-        bar=bar,
+        seconds=sum(map(seconds, missing)),
+        say=bar.write,
         line=line,
         folder=outputs(),
     )
@@ -155,6 +194,5 @@ def _wait(runs: Sequence[Run], others: list[int], bar: tqdm) -> list[int]:
         time.sleep(POLL)
     for k in others:
         if runs[k].result is not None:
-            bar.update(1)
             bar.write(_line(runs, k, "trained by another process"))
     return _missing(runs)

@@ -1,5 +1,6 @@
 """Sweeps find, resume and train; Table 1 reads what is there."""
 
+import io
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import pytest
 from support import content, elsewhere, environment, few, run_of, same_tensors, small, weights
 from support.forked import Forked
 from support.sweeps import short_and_slow, slow, slow_alone
+from tqdm import tqdm
 
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate import evaluate
@@ -40,6 +42,24 @@ def test_a_sweep_trains_each_run_once_and_says_what_it_did(capsys, monkeypatch):
     monkeypatch.setattr(sweep, "run_jobs", lambda *_: pytest.fail("nothing is missing"))
     assert train_all(configs, data) == first
     assert capsys.readouterr().out.count(": found") == 2
+
+
+def test_the_bar_of_a_sweep_counts_the_trained_part_of_a_run(tmp_path):
+    runs = [run_of(small(epochs=4, seed=seed)) for seed in (0, 1)]
+    with tqdm(total=2, file=io.StringIO()) as bar:
+        sweep._move(bar, runs)
+        assert bar.n == 0
+        runs[0].folder.mkdir(parents=True)
+        (runs[0].folder / "metrics.jsonl").write_text('{"epoch": 3, "loss": 0.25}\n')
+        sweep._move(bar, runs)
+        assert bar.n == 0.75 and bar.postfix == "loss 0.250"
+        (runs[1].folder).mkdir(parents=True)
+        (runs[1].folder / "result.json").write_text('{"epochs": 4}')
+        sweep._move(bar, runs)
+        assert bar.n == 1.75
+        (runs[0].folder / "result.json").write_text("{")
+        sweep._move(bar, runs)
+        assert bar.n == 1
 
 
 def test_a_run_of_a_sweep_is_the_run_of_train():
