@@ -1,4 +1,4 @@
-"""One thread, no network, and an outputs folder of its own for every test."""
+"""One thread, no network, an outputs folder of its own for every test, and long files first."""
 
 import os
 import signal
@@ -12,6 +12,23 @@ import torch
 torch.set_num_threads(1)
 # A shell's background job inherits "ignore".
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The files that take longest begin first: then two processes end at nearly the same time.
+LONGEST = (
+    "test_notebooks", "test_distributed", "test_any_data", "test_solutions", "test_interruption",
+    "test_sweep", "test_acceleration", "test_benchmarks", "test_loop", "test_jobs",
+    "test_theory_notebooks", "test_importing", "test_cpu_kernels", "test_finetuning",
+    "test_golden", "test_start", "test_bad_input", "test_imports",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist would sort files by their number of tests
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True)

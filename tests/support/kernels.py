@@ -25,9 +25,12 @@ class ForkedKernel(LocalProvisioner):
 
 
 def kernel(arguments: list[str]) -> None:
-    """As `python -m ipykernel_launcher -f FILE`."""
+    """As `python -m ipykernel_launcher -f FILE`, which chooses how figures are shown."""
+    import matplotlib
     from ipykernel.kernelapp import IPKernelApp
 
+    inline = "module://matplotlib_inline.backend_inline"
+    matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND", inline)
     os.setsid()
     IPKernelApp.launch_instance(["-f", *arguments])
 

@@ -5,8 +5,8 @@ from support import small
 
 
 def slow(**fields):
-    """A run of 50 epochs: long enough to be met at work."""
-    return small(epochs=50, snapshots=0, eval_every=50, **fields)
+    """A run of 25 epochs: a few seconds, long enough to be met at work."""
+    return small(epochs=25, snapshots=0, eval_every=25, **fields)
 
 
 def short_and_slow() -> None:

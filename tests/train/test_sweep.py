@@ -84,7 +84,7 @@ def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
     runs = train_all(configs)
     assert [line.split(": ")[1].split()[0] for line in said_of_runs(capsys)] == ["found", "resumed"]
     assert finished.stat().st_mtime_ns == before
-    assert runs[1].result["epochs"] == 50
+    assert runs[1].result["epochs"] == configs[1].epochs
 
 
 def test_a_sweep_says_why_runs_of_the_same_settings_are_trained_anew(capsys):
@@ -148,7 +148,7 @@ def test_executions_share_a_sweep(capsys, dies):
         threading.Timer(3, process.kill).start()
     runs = train_all(configs, jobs=1)
     process.wait(60)
-    assert all(run.result for run in runs) and runs[0].result["epochs"] == 50
+    assert all(run.result for run in runs) and runs[0].result["epochs"] == configs[0].epochs
     said = said_of_runs(capsys)
     assert said[0].startswith("  2/2") and ": trained in" in said[0]
     how = ("resumed in", "trained in") if dies else ("trained by another process",)
@@ -157,11 +157,12 @@ def test_executions_share_a_sweep(capsys, dies):
 
 def test_a_sweep_on_dask_workers():
     """Two processes of a LocalCluster, as they could be on two machines."""
-    distributed = pytest.importorskip("dask.distributed")
+    dask, distributed = pytest.importorskip("dask"), pytest.importorskip("dask.distributed")
     configs = [small(epochs=1, seed=seed) for seed in range(3)]
-    cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, env=environment()
-    )
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        cluster = distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, env=environment()
+        )
     with cluster, distributed.Client(cluster), joblib.parallel_config("dask"):
         runs = train_all(configs, few(configs[0]))
     owners = {(run.folder / "lock").read_text().split(",")[1] for run in runs}
