@@ -16,7 +16,7 @@ import numpy as np
 from lib.notebook.statistics import correct, interval, judge
 from lib.presets import REPO
 from lib.runs.files import read_json, weights_digest, write_atomic, write_json
-from study import tables
+from study import coefficients, tables
 from study.tables import FEATURES, Record, table
 
 RECORDS = REPO / "outputs" / "reference" / "study"
@@ -139,7 +139,8 @@ BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "earlier claims": earlier_block,
     "study objectives": tables.objectives_block,
     "study representation": tables.representation_block,
-    "study coefficients": tables.coefficients_block,
+    "study coefficients": coefficients.coefficients_block,
+    "study figure 5": coefficients.figure5_block,
     "study mask ratios": tables.mask_ratios_block,
     "study finetuning": tables.finetuning_block,
     "study along training": tables.along_block,

@@ -299,25 +299,6 @@ def of_part(records: Sequence[Record], part: str, data: str) -> list[Record]:
     return [r for r in records if (r["part"], r["data"]) == (part, data)]
 
 
-def coefficients_block(records: Sequence[Record]) -> str:
-    """Part B: every form and coefficient, in the order of its weight on mean cos^2."""
-    rows = []
-    for data in PRESETS:
-        found: dict[tuple, list[Record]] = {}
-        for r in of_part(records, "coefficients", data):
-            form = r["fields"].get("uniformity", "none (MAE)")
-            weight = r["cosine_weight"]
-            order = float("inf") if weight is None else weight
-            found.setdefault((order, form, r["fields"]["lam"]), []).append(r)
-        for (weight, form, lam), own in sorted(found.items()):
-            shown = "another term" if weight == float("inf") else f"{weight:.3g}"
-            cells = [spread([accuracy(r, p, "token") for r in own]) for p in SUMMARY.values()]
-            ranks = spread([r["representation"]["token"]["effective_rank"] for r in own])
-            rows.append([data, form, f"{lam:g}", shown, *cells, ranks, str(len(own))])
-    header = ["data", "form", "`lam`", "weight on mean cos²", *SUMMARY, "effective rank", "n"]
-    return table(header, rows) if rows else NOT_YET
-
-
 def mask_ratios_block(records: Sequence[Record]) -> str:
     """Part C: MAE and U-MAE at every mask ratio, class token."""
     rows = []

@@ -8,8 +8,8 @@ from support import few, same_tensors, small, weights
 
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
-from study import report, tables
-from study.figures import draw_gains
+from study import coefficients, report, tables
+from study.figures import draw_coefficients, draw_gains
 from study.plan import OBJECTIVES, SCRATCH, plan
 
 
@@ -138,10 +138,43 @@ def test_coefficients_stand_in_the_order_of_their_weight_on_the_squared_cosine()
         swept("coefficients", "MAE", 0, 20.0),
         {**swept("coefficients", "U-MAE", 0, 9.0, uniformity="euclidean"), "cosine_weight": None},
     ]
-    lines = tables.coefficients_block(rows).splitlines()[2:]
+    lines = coefficients.coefficients_block(rows).splitlines()[2:]
     assert lines[0].startswith("| cifar10 | none (MAE) | 0 | 0 | 20.0 |")
     assert lines[1].startswith("| cifar10 | spectral | 0.001 | 0.096 | 31.0 ± 1.4 |")
     assert lines[2].startswith("| cifar10 | euclidean | 0.001 | another term | 9.0 |")
+
+
+def figure5(protocol_values: dict[float, float]) -> list[dict]:
+    """Three seeds of the spectral form: {lam: accuracy}, a tenth of a point apart."""
+    rows = []
+    for seed in range(3):
+        for lam, value in protocol_values.items():
+            fields = {"lam": lam} | ({"uniformity": "spectral"} if lam else {})
+            own = swept("coefficients", "U-MAE" if lam else "MAE", seed, value + 0.1 * seed * lam)
+            rows.append({**own, "fields": fields, "cosine_weight": 96 * lam})
+    return rows
+
+
+def test_rise_and_fall_are_judged_by_seed():
+    rows = figure5({0.0: 20.0, 0.001: 31.0, 0.1: 32.0})
+    rise, fall = coefficients.rise_and_fall(rows)[:2]
+    assert rise["verdict"] == "agrees" and rise["differences"][0] == 11.0
+    assert fall["verdict"] == "does not agree"
+    line = coefficients.figure5_block(rows).splitlines()[2]
+    assert line.startswith("| cifar10 | `online` | `lam` 0.001 minus `lam` 0, above 0 | +11.0 ")
+
+
+def test_the_figure_of_the_coefficients_has_every_weight_but_that_of_another_term(tmp_path):
+    rows = figure5({0.0: 20.0, 0.001: 31.0, 0.1: 25.0})
+    other = {
+        **swept("coefficients", "U-MAE", 0, 9.0, uniformity="euclidean"),
+        "cosine_weight": None,
+    }
+    found = coefficients.curves([*rows, other], "cifar10", "sgd")
+    assert list(found) == ["spectral"] and list(found["spectral"]) == [0.0, 0.096, 96 * 0.1]
+    assert draw_coefficients(rows, tmp_path) == ["coefficients_cifar10.png"]
+    pixels = matplotlib.image.imread(tmp_path / "coefficients_cifar10.png")[..., :3]
+    assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01
 
 
 def test_mask_ratios_pair_the_seeds():
@@ -200,5 +233,10 @@ def test_predictions_are_borne_out_or_spoken_against():
 
 
 def test_a_part_without_records_says_how_to_get_them(records):
-    for block in (tables.coefficients_block, tables.mask_ratios_block, tables.along_block):
+    for block in (
+        coefficients.coefficients_block,
+        coefficients.figure5_block,
+        tables.mask_ratios_block,
+        tables.along_block,
+    ):
         assert "python -m study" in block(records)
