@@ -37,7 +37,7 @@ notebooks: $(READY)  ## 01 to 08 on your images: DATA=folder or archive [PRESET=
 
 lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
 	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. \
-		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
+		--LabApp.app_settings_dir=scripts/jupyterlab $(LAB)
 
 test: $(READY)  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile

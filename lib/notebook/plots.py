@@ -14,7 +14,8 @@ from torch import Tensor
 from lib.masking import patchify, unpatchify
 from lib.notebook.statistics import interval
 
-# No colour means two things: objectives, then curves of the images alone, then protocols.
+# No colour means two things: objectives, then curves of the images alone, then protocols, then
+# what a notebook counts itself (C0 to C4). Whoever sees few colours can go by the markers.
 COLOURS = {"MAE": "#4C72B0", "U-MAE": "#DD8452", "scratch": "#55A868", "paper": "#7F7F7F"}
 MARKERS = {"MAE": "o", "U-MAE": "s", "scratch": "^", "paper": "*"}
 DATA = {"intra": "#000000", "inter": "#2CA58D", "overall": "#A05195", "relative": "#003F5C"}
@@ -34,6 +35,18 @@ PROTOCOL_NAMES = {
     "lbfgs": "converged\n(lbfgs)",
     "knn": "20 nearest\nneighbours (knn)",
 }
+CYCLE = ("#332288", "#CC6677", "#117733", "#AA4499", "#999933")  # C0 to C4
+CLASS_MARKERS = ("o", "^", "s", "X", "d")
+CLASS_COLOURS = {
+    "dark": ("#332288", "#117733", "#882255", "#222222", "#8C510A"),
+    "light": ("#56B4E9", "#E69F00", "#F099B8", "#A6C84C", "#AAAAAA"),
+}
+# Ten classes: every marker once in a dark and once in a light colour, so that grey would do.
+CLASS_LOOKS = [
+    {"color": colour, "marker": marker}
+    for colours in CLASS_COLOURS.values()
+    for colour, marker in zip(colours, CLASS_MARKERS, strict=True)
+]
 FADED = 0.4  # opacity of what cannot be told
 
 STYLE = {
@@ -43,6 +56,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.prop_cycle": plt.cycler(color=CYCLE),
     "grid.alpha": 0.3,
     "font.size": 10,
     "axes.titlesize": 11,

@@ -15,6 +15,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.browser)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """How long Run All took in the browser."""
+    passed = terminalreporter.stats.get("passed", [])
+    found = [dict(report.user_properties).get("run_all") for report in passed]
+    lines = [line for line in found if line]
+    if lines:
+        terminalreporter.write_line("seconds of Run All in the browser: " + ", ".join(lines))
+
+
 @pytest.fixture(scope="module")
 def browser():
     """One Chromium for the tests of a file."""
