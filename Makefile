@@ -42,8 +42,9 @@ lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
 test: $(READY)  ## the test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-browser: $(SITE_READY)  ## every notebook and every page of the site in Chromium; long
-	$(BIN)/python -m pytest tests/browser -m browser $(BROWSER)
+test-browser: $(SITE_READY)  ## every notebook and page of the site in Chromium; QUICK=1: two notebooks
+	$(BIN)/python -m pytest tests/browser -n 2 --dist loadfile \
+		-m "browser $(if $(filter 1,$(QUICK)),and quick)" $(BROWSER)
 
 lint: $(READY)  ## linters, formatters, the contracts of imports, the type checker
 	$(BIN)/ruff check .
