@@ -58,6 +58,7 @@ bench: $(READY)  ## speed against a plain reference on this machine
 
 executed: $(READY)  ## executes the notebooks whose copies in outputs/reference/ are out of date
 	$(BIN)/python scripts/execute_notebooks.py
+	$(BIN)/python -m study --report
 
 site: $(SITE_READY)  ## docs, executed notebooks and API as HTML that needs no network
 	$(BIN)/python scripts/build_site.py

@@ -8,7 +8,7 @@ from support import few, same_tensors, small, weights
 
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
-from study import coefficients, report, tables
+from study import claims, coefficients, report, tables
 from study.figures import draw_coefficients, draw_gains
 from study.plan import OBJECTIVES, SCRATCH, plan
 
@@ -240,3 +240,14 @@ def test_a_part_without_records_says_how_to_get_them(records):
         tables.along_block,
     ):
         assert "python -m study" in block(records)
+
+
+def test_the_claims_of_the_theory_are_those_of_the_executed_notebooks(tmp_path):
+    for k, name in enumerate(claims.THEORY):
+        head = "| where | claim | computed | verdict |\n|---|---|---|---|\n"
+        text = [head, f"| {k} | a | b | holds |"]
+        outputs = [{"data": {"text/markdown": "# other"}}, {"data": {"text/markdown": text}}]
+        cells = [{"cell_type": "markdown"}, {"outputs": outputs}, {"outputs": [{"name": "stdout"}]}]
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))
+    lines = claims.theory_block([], tmp_path).splitlines()
+    assert lines[2:] == [f"| {k} | a | b | holds | `{n}` |" for k, n in enumerate(claims.THEORY)]
