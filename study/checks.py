@@ -5,7 +5,7 @@ from typing import Any
 from lib.data import Dataset
 from lib.evaluate import PROTOCOLS, Features, Probe, evaluate, features, linear_accuracy
 from lib.evaluate.baselines import BASELINES, evaluate_baseline
-from lib.evaluate.conditioning import grid, rotated, steps_to_reach, tuned
+from lib.evaluate.conditioning import grid, rotated, scaled, steps_to_reach, tuned
 from lib.losses import spectrum
 from lib.presets import Config
 from lib.runs import Run
@@ -39,6 +39,25 @@ def _checks(own: Features, feature: str) -> dict[str, Any]:
         "whitened": linear_accuracy(own, Probe(epochs=10, lr=0.01, prepare="whitened"), feature),
         "rotated": [_rotated(alone, feature, condition) for condition in CONDITIONS],
         "steps": steps_to_reach(own, PLAIN, BUDGETS, 0.9 * batch_normed, feature),
+        **sizes(alone, feature),
+    }
+
+
+def sizes(alone: Features, feature: str) -> dict[str, Any]:
+    """The plain probe where the features of all models have the same size.
+
+    MAE's class token has about a tenth of the variance of U-MAE's, and SGD's step grows with the
+    features: a probe of `rotated` features at the same condition still sees two sizes.
+    """
+    return {
+        "scaled": linear_accuracy(scaled(alone), "sgd", feature),
+        "rotated, one size": [
+            {
+                "condition": condition,
+                "sgd": linear_accuracy(rotated(alone, condition, variance=1.0), "sgd", feature),
+            }
+            for condition in CONDITIONS
+        ],
     }
 
 

@@ -1,8 +1,9 @@
 """Is a probe's accuracy about what features hold, or about how they are conditioned?
 
-Four ways to find out: tune the probe for each model; give it another optimiser or preparation;
-change the conditioning and keep the information (`rotated`); predict from the spectrum how far
-a budget of steps comes (`predicted_accuracy`) and compare with what it reaches.
+Five ways to find out: tune the probe for each model; give it another optimiser or preparation;
+take away the mean and the size of the features (`scaled`); change the conditioning and keep the
+information (`rotated`); predict from the spectrum how far a budget of steps comes
+(`predicted_accuracy`) and compare with what it reaches.
 """
 
 import itertools
@@ -48,28 +49,47 @@ def tuned(measure: Callable[[Probe], dict[str, Any]], probes: Sequence[Probe]) -
     return {**found[best], "probe": fields, "at_edge": edges}
 
 
-def rotated(features: Features, condition: float, seed: int = 0) -> Features:
+def scaled(features: Features) -> Features:
+    """The features minus the mean of the training part, times one number.
+
+    Their variance is then 1 in the mean over dimensions. The condition number stays as it is.
+    """
+    x = {name: _scaled(splits) for name, splits in features.x.items()}
+    return Features(x, features.y)
+
+
+def _scaled(x: dict[str, Tensor]) -> dict[str, Tensor]:
+    mean, size = x["train"].mean(0), x["train"].var(0).mean().sqrt()
+    return {split: (v - mean) / size for split, v in x.items()}
+
+
+def rotated(
+    features: Features, condition: float, seed: int = 0, variance: float | None = None
+) -> Features:
     """The same information with another conditioning.
 
     Each feature is whitened on its directions in use, rotated by a fixed random rotation, and
     rescaled, so that the eigenvalues of the training part's covariance fall geometrically from
-    `condition` to 1 (times a constant that keeps their sum). All of it is invertible on the
-    directions in use, so that an affine classifier can reach the same accuracy. condition >= 1; at
-    1 the features are white. Raises InputError otherwise.
+    `condition` to 1, times a constant. Their sum is that of the features, or `variance` times the
+    number of directions. All of it is invertible on the directions in use, so that an affine
+    classifier can reach the same accuracy. condition >= 1; at 1 the features are white. Raises
+    InputError otherwise.
     """
     if not condition >= 1:
         raise InputError(f"condition must be at least 1, got {condition}")
-    x = {name: _rotated(splits, condition, seed) for name, splits in features.x.items()}
+    x = {name: _rotated(splits, condition, seed, variance) for name, splits in features.x.items()}
     return Features(x, features.y)
 
 
-def _rotated(x: dict[str, Tensor], condition: float, seed: int) -> dict[str, Tensor]:
+def _rotated(
+    x: dict[str, Tensor], condition: float, seed: int, variance: float | None
+) -> dict[str, Tensor]:
     train = x["train"].double()
     mean, white = train.mean(0), whitening(train)
     size = white.shape[1]
     before, after = (_rotation(size, seed, k) for k in range(2))
     values = torch.logspace(0, math.log10(condition), size, dtype=torch.float64).flip(0)
-    values *= train.var(0).sum() / values.sum()
+    values *= (train.var(0).sum() if variance is None else variance * size) / values.sum()
     # Rotated once more after the scaling: no direction is a single dimension.
     transform = white.double() @ before * values.sqrt() @ after
     return {split: ((v.double() - mean) @ transform).float() for split, v in x.items()}
