@@ -2,14 +2,15 @@
 
 import os
 import signal
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+# nbformat imports jsonschema, which compiles 38 grammars of addresses if it finds this: 2 seconds.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 # A shell's background job inherits "ignore".
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -29,6 +30,14 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     place = {name: k for k, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Whatever $OMP_NUM_THREADS was before."""
+    import torch  # not above: the process that only hands out the tests does without
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,14 @@
 
 import ctypes
 import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.special import log_ndtr
 from support import environment, same_tensors, small, workers
+from support.compiled import load_kernels
+from support.forked import Forked
 from timm.layers import Mlp
 
 from lib.compute import cpu_block
@@ -355,26 +356,14 @@ def test_a_width_that_fits_no_vector_is_left_to_torch():
 
 @needs_kernels
 def test_compiled_once_and_found_again_where_the_cache_can_be_written(tmp_path):
-    program = (
-        "from lib.compute.cpu_kernels import load; lib, why = load(); print(lib is not None, why)"
-    )
+    def loads(cache) -> Forked:
+        return Forked(load_kernels, env=environment(XDG_CACHE_HOME=str(cache)))
 
-    def load(cache) -> str:
-        env = environment(XDG_CACHE_HOME=str(cache))
-        return subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True
-        ).stdout
-
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", program], env=environment(XDG_CACHE_HOME=str(tmp_path))
-        )
-        for _ in range(2)
-    ]
-    assert [p.wait(60) for p in both] == [0, 0]
+    both = [loads(tmp_path) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
     (library,) = (tmp_path / "umae-notebooks").iterdir()
     before = library.stat().st_mtime_ns
-    assert load(tmp_path) == "True \n" and library.stat().st_mtime_ns == before
+    assert loads(tmp_path).wait(60) == 0 and library.stat().st_mtime_ns == before
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    assert load(blocked) == "True \n" and blocked.read_text() == "not a folder"
+    assert loads(blocked).wait(60) == 0 and blocked.read_text() == "not a folder"

@@ -12,7 +12,7 @@ import joblib
 import pytest
 from support import content, elsewhere, environment, few, run_of, same_tensors, small, weights
 from support.forked import Forked
-from support.sweeps import short_and_slow, slow, slow_alone
+from support.sweeps import one_after_another, slow, slow_alone, two_alike
 from tqdm import tqdm
 
 from lib.errors import InputError, NonFiniteLoss
@@ -71,8 +71,8 @@ def test_a_run_of_a_sweep_is_the_run_of_train():
 
 
 def test_a_killed_sweep_goes_on_where_it_stopped(capsys):
-    configs = [small(epochs=1), slow()]
-    process = Forked(short_and_slow)
+    configs = two_alike()
+    process = Forked(one_after_another)
     state, begun = run_of(configs[1]).folder / "state.pt", time.monotonic()
     while not state.is_file() and process.poll() is None and time.monotonic() - begun < 120:
         time.sleep(0.05)
