@@ -22,7 +22,7 @@ from lib.runs import open_run, outputs, write_json
 from lib.runs.files import read_json
 from lib.train import train
 from study.figures import draw_coefficients, draw_gains
-from study.measure import measure
+from study.measure import complete, is_complete, measure
 from study.plan import PRESETS, SCRATCH, Planned, plan
 from study.report import RECORDS, collect, keep_runs, read_records, write_pages
 
@@ -69,13 +69,16 @@ def config_of(planned: Planned, path: str, device: str) -> Config:
 def finish(planned: Planned, config: Config, data: Dataset) -> bool:
     """Trains and measures one run if that is missing; False if another process is at it."""
     path = record_path(planned, open_run(config, data.fingerprint).folder.name)
-    if read_json(path):
+    if (found := read_json(path)) and is_complete(found):
         return True
     try:
         run = train(config, data)
         with run.lock():
-            if not read_json(path):
+            found = read_json(path)
+            if not found:
                 write_json(path, measure(planned, run, data))
+            elif not is_complete(found):
+                write_json(path, complete(found, run, data))
     except RunBusy as busy:
         print(busy, flush=True)
         return False

@@ -50,6 +50,7 @@ def sizes(alone: Features, feature: str) -> dict[str, Any]:
     features: a probe of `rotated` features at the same condition still sees two sizes.
     """
     return {
+        "centred": linear_accuracy(scaled(alone, size=False), "sgd", feature),
         "scaled": linear_accuracy(scaled(alone), "sgd", feature),
         "rotated, one size": [
             {

@@ -4,7 +4,7 @@ from typing import Any
 
 from lib.data import Dataset
 from lib.errors import InputError
-from lib.evaluate import PROTOCOLS, evaluate, features
+from lib.evaluate import PROTOCOLS, Features, evaluate, features
 from lib.evaluate.finetuning import finetune
 from lib.evaluate.recipes import recipe_for
 from lib.evaluate.representation import condition_number, participation_ratio
@@ -12,7 +12,7 @@ from lib.losses import cosine_weight, effective_rank, spectrum
 from lib.presets import POOLS
 from lib.runs import Run
 from lib.runs.provenance import commit
-from study.checks import baselines, budgets, checks
+from study.checks import baselines, budgets, checks, sizes
 from study.plan import SCRATCH, TUNING_EPOCHS, Planned
 
 
@@ -22,6 +22,19 @@ def measure(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
     if planned.part == "finetuning":
         return {**record, "finetuned": finetuned(planned, run, data)}
     return {**record, **frozen(planned, run, data)}
+
+
+def is_complete(record: dict[str, Any]) -> bool:
+    """Whether a record holds all that `measure` puts into one today."""
+    return all("scaled" in found for found in record.get("checks", {}).values())
+
+
+def complete(record: dict[str, Any], run: Run, data: Dataset) -> dict[str, Any]:
+    """The record with what an earlier version of the study did not measure."""
+    own = features(run, data)
+    added = {f: sizes(Features({f: x}, own.y), f) for f, x in own.x.items()}
+    checked = {f: found | added[f] for f, found in record["checks"].items()}
+    return {**record, "checks": checked, "completed_commit": commit()}
 
 
 def origin(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def gain_text(row: dict[str, Any]) -> str:
 
 
 def representation_block(records: Sequence[Record]) -> str:
-    """How the features use their dimensions: condition number and effective rank."""
+    """How the features use their dimensions: variance, condition number and effective rank."""
     rows = []
     for data in PRESETS:
         for objective in OBJECTIVES:
@@ -127,9 +127,11 @@ def representation_block(records: Sequence[Record]) -> str:
                 own = [r["representation"][feature] for r in found]
                 condition = sorted(r["condition_number"] for r in own)
                 ranks = spread([r["effective_rank"] for r in own])
+                variance = spread([sum(r["eigenvalues"]) for r in own])
                 condition_text = f"{condition[0]:,.0f} to {condition[-1]:,.0f}"
-                rows.append([data, objective, FEATURES[feature], condition_text, ranks])
-    header = ["data", "objective", "feature", "condition number", "effective rank of 96"]
+                rows.append([data, objective, FEATURES[feature], variance, condition_text, ranks])
+    header = ["data", "objective", "feature", "total variance", "condition number"]
+    header.append("effective rank of 96")
     return table(header, rows)
 
 
@@ -171,7 +173,7 @@ def checks_block(records: Sequence[Record]) -> str:
 
 
 def _checked(sides: Sequence[dict[int, Record]], seed: int) -> bool:
-    return all("checks" in side[seed] for side in sides)
+    return all("scaled" in side[seed].get("checks", {}).get("token", {}) for side in sides)
 
 
 def _check(*keys: Any) -> Callable[[Record, str], float]:
@@ -190,10 +192,15 @@ CHECKS: dict[str, Callable[[Record, str], float]] = {
     "plain, as above": lambda record, feature: accuracy(record, "sgd", feature),
     "plain, rate tuned for each model on validation": _check("plain, rate tuned"),
     "AdamW, rate and decay tuned": _check("Adam, rate and decay tuned"),
+    "plain, centred": _check("centred"),
+    "plain, centred and scaled to one size": _check("scaled"),
     "plain on whitened features": _check("whitened"),
     "plain, rotated to condition 1": _check("rotated", 0, "sgd"),
     "plain, rotated to condition 10,000": _check("rotated", 2, "sgd"),
     "plain, rotated to condition 1,000,000": _check("rotated", 3, "sgd"),
+    "plain, rotated to condition 1, one size": _check("rotated, one size", 0, "sgd"),
+    "plain, rotated to condition 10,000, one size": _check("rotated, one size", 2, "sgd"),
+    "plain, rotated to condition 1,000,000, one size": _check("rotated, one size", 3, "sgd"),
     "batch-normed, as above": lambda record, feature: accuracy(record, "mae", feature),
     "batch-normed, rotated to condition 1": _check("rotated", 0, "mae"),
     "batch-normed, rotated to condition 1,000,000": _check("rotated", 3, "mae"),
@@ -242,6 +249,11 @@ PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
         True,
         _closed_by("plain, rate tuned for each model on validation"),
     ),
+    (
+        "Centring and one size for all make the gain smaller; by",
+        True,
+        _closed_by("plain, centred and scaled to one size"),
+    ),
     ("Whitening makes the gain smaller; by", True, _closed_by("plain on whitened features")),
     ("Whitened, no gain is left", False, _gain("plain on whitened features")),
     ("Batch-normed, no gain is left", False, _gain("batch-normed, as above")),
@@ -249,6 +261,11 @@ PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
         "Conditioned alike (10,000, rotated at random), no gain is left under the plain probe",
         False,
         _gain("plain, rotated to condition 10,000"),
+    ),
+    (
+        "Conditioned alike and of one size, no gain is left under the plain probe",
+        False,
+        _gain("plain, rotated to condition 10,000, one size"),
     ),
     (
         "From condition 1 to 1,000,000, the plain probe of MAE loses",
@@ -283,7 +300,8 @@ def baselines_block(records: Sequence[Record]) -> str:
 def origin_block(records: Sequence[Record]) -> str:
     """Commits, machines, n and hours of the records."""
     commits = sorted({r["origin"]["commit"] for r in records})
-    measured = sorted({r["measured_commit"] for r in records if "measured_commit" in r})
+    keys = ("measured_commit", "completed_commit")
+    measured = sorted({r[key] for r in records for key in keys if key in r})
     later = f", measured at {', '.join(measured)}" if measured else ""
     machines = sorted({str(r["origin"]["device"]) for r in records})
     return (

@@ -1,7 +1,7 @@
 """Is a probe's accuracy about what features hold, or about how they are conditioned?
 
 Five ways to find out: tune the probe for each model; give it another optimiser or preparation;
-take away the mean and the size of the features (`scaled`); change the conditioning and keep the
+take away the mean of the features and their size (`scaled`); change the conditioning and keep the
 information (`rotated`); predict from the spectrum how far a budget of steps comes
 (`predicted_accuracy`) and compare with what it reaches.
 """
@@ -49,18 +49,20 @@ def tuned(measure: Callable[[Probe], dict[str, Any]], probes: Sequence[Probe]) -
     return {**found[best], "probe": fields, "at_edge": edges}
 
 
-def scaled(features: Features) -> Features:
-    """The features minus the mean of the training part, times one number.
+def scaled(features: Features, size: bool = True) -> Features:
+    """The features minus the mean of the training part; with `size`, times one number as well.
 
-    Their variance is then 1 in the mean over dimensions. The condition number stays as it is.
+    That number makes their variance 1 in the mean over dimensions. The condition number of the
+    covariance stays as it is.
     """
-    x = {name: _scaled(splits) for name, splits in features.x.items()}
+    x = {name: _scaled(splits, size) for name, splits in features.x.items()}
     return Features(x, features.y)
 
 
-def _scaled(x: dict[str, Tensor]) -> dict[str, Tensor]:
-    mean, size = x["train"].mean(0), x["train"].var(0).mean().sqrt()
-    return {split: (v - mean) / size for split, v in x.items()}
+def _scaled(x: dict[str, Tensor], size: bool) -> dict[str, Tensor]:
+    mean = x["train"].mean(0)
+    deviation = x["train"].var(0).mean().sqrt() if size else 1.0
+    return {split: (v - mean) / deviation for split, v in x.items()}
 
 
 def rotated(

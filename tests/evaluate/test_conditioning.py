@@ -87,6 +87,10 @@ def test_scaling_takes_away_mean_and_size_and_keeps_the_condition():
     )
     ratio = x["test"] / (features.x["token"]["test"] - features.x["token"]["train"].mean(0))
     assert ratio.std() < 1e-3 * ratio.mean()
+    centred = scaled(features, size=False).x["token"]["test"]
+    torch.testing.assert_close(
+        centred, features.x["token"]["test"] - features.x["token"]["train"].mean(0)
+    )
 
 
 def test_conditioning_alone_moves_a_plain_probe_and_not_a_whitened_one():

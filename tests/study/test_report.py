@@ -15,7 +15,7 @@ from study.plan import OBJECTIVES, SCRATCH, plan
 
 def record(objective: str, seed: int, accuracy: float) -> dict:
     cell = {"token": {"test": accuracy}, "avg": {"test": accuracy}}
-    feature = {"condition_number": 10.0, "effective_rank": 5.0}
+    feature = {"condition_number": 10.0, "effective_rank": 5.0, "eigenvalues": [2.0, 1.0]}
     return {
         "part": "objectives",
         "data": "cifar10",
@@ -211,6 +211,8 @@ def checked(objective: str, seed: int, tuned: float, rotated: float) -> dict:
     turned = [{"sgd": {"test": rotated + k}, "mae": {"test": 20.0}} for k in (3, 2, 1, 0)]
     names = ("plain, rate tuned", "Adam, rate and decay tuned", "whitened")
     own = {name: {"test": tuned + 0.1 * seed} for name in names} | {"rotated": turned}
+    own |= {"scaled": {"test": tuned - 1 + 0.1 * seed}, "centred": {"test": plain}}
+    own["rotated, one size"] = [{"sgd": {"test": 12.0 + 0.1 * seed}} for _ in range(4)]
     found = record(objective, seed, 20.0)
     found["accuracy"] = {**found["accuracy"], "sgd": {f: {"test": plain} for f in ("token", "avg")}}
     return {**found, "checks": {"token": own, "avg": own}}
@@ -223,10 +225,12 @@ def test_predictions_are_borne_out_or_spoken_against():
     verdicts = [line.split(" | ")[-1].rstrip(" |") for line in lines]
     assert verdicts == [
         "bears it out",  # the rate tuned: 1 of 10 points is left
+        "bears it out",  # one size: the same
         "bears it out",
         "speaks against it",  # whitened, U-MAE still reads 1 point better
         "no difference can be told",
         "speaks against it",  # conditioned alike, 3 points are left
+        "no difference can be told",  # and of one size: equal
         "bears it out",
         "no difference can be told",
     ]
