@@ -1,11 +1,12 @@
 """Attempts to break the explanation that conditioning makes U-MAE's gain (docs/results.md)."""
 
+from dataclasses import replace
 from typing import Any
 
 from lib.data import Dataset
 from lib.evaluate import PROTOCOLS, Features, Probe, evaluate, features, linear_accuracy
 from lib.evaluate.baselines import BASELINES, evaluate_baseline
-from lib.evaluate.conditioning import grid, rotated, scaled, steps_to_reach, tuned
+from lib.evaluate.conditioning import grid, rotated, steps_to_reach, tuned
 from lib.losses import spectrum
 from lib.presets import Config
 from lib.runs import Run
@@ -49,9 +50,10 @@ def sizes(alone: Features, feature: str) -> dict[str, Any]:
     MAE's class token has about a tenth of the variance of U-MAE's, and SGD's step grows with the
     features: a probe of `rotated` features at the same condition still sees two sizes.
     """
+    assert PLAIN is not None
     return {
-        "centred": linear_accuracy(scaled(alone, size=False), "sgd", feature),
-        "scaled": linear_accuracy(scaled(alone), "sgd", feature),
+        "centred": linear_accuracy(alone, replace(PLAIN, prepare="centred"), feature),
+        "scaled": linear_accuracy(alone, replace(PLAIN, prepare="scaled"), feature),
         "rotated, one size": [
             {
                 "condition": condition,

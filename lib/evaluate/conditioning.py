@@ -1,9 +1,8 @@
 """Is a probe's accuracy about what features hold, or about how they are conditioned?
 
-Five ways to find out: tune the probe for each model; give it another optimiser or preparation;
-take away the mean of the features and their size (`scaled`); change the conditioning and keep the
-information (`rotated`); predict from the spectrum how far a budget of steps comes
-(`predicted_accuracy`) and compare with what it reaches.
+Four ways to find out: tune the probe for each model; give it another optimiser or preparation;
+change the conditioning and keep the information (`rotated`); predict from the spectrum how far
+a budget of steps comes (`predicted_accuracy`) and compare with what it reaches.
 """
 
 import itertools
@@ -47,22 +46,6 @@ def tuned(measure: Callable[[Probe], dict[str, Any]], probes: Sequence[Probe]) -
         if len(values) > 1 and not isinstance(value, str) and value in (min(values), max(values)):
             edges.append(name)
     return {**found[best], "probe": fields, "at_edge": edges}
-
-
-def scaled(features: Features, size: bool = True) -> Features:
-    """The features minus the mean of the training part; with `size`, times one number as well.
-
-    That number makes their variance 1 in the mean over dimensions. The condition number of the
-    covariance stays as it is.
-    """
-    x = {name: _scaled(splits, size) for name, splits in features.x.items()}
-    return Features(x, features.y)
-
-
-def _scaled(x: dict[str, Tensor], size: bool) -> dict[str, Tensor]:
-    mean = x["train"].mean(0)
-    deviation = x["train"].var(0).mean().sqrt() if size else 1.0
-    return {split: (v - mean) / deviation for split, v in x.items()}
 
 
 def rotated(

@@ -17,7 +17,7 @@ from lib.compute.generator import generator
 from lib.errors import InputError, check_choice, did_you_mean
 from lib.evaluate.features import SPLITS, Features
 
-PREPARATIONS = ("raw", "standardised", "whitened", "normalised")
+PREPARATIONS = ("raw", "centred", "scaled", "standardised", "whitened", "normalised")
 USUAL_OPTIMIZERS = ("sgd", "lars", "adamw")  # of timm
 NEIGHBOURS = 20  # of "knn"
 LBFGS_ITERATIONS = 2000  # at most, of "lbfgs"
@@ -87,10 +87,12 @@ FROZEN = tuple(name for name in PROTOCOLS if name != "online")  # those of froze
 def prepared(x: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     """Features x[split] (N, D) as a probe sees them; statistics are those of the training part.
 
-    "raw": as they come. "standardised": mean 0 and variance 1 in every dimension, which is a
-    converged batch norm without affine. "whitened": covariance 1 (PCA); directions below 1e-9 of
-    the largest variance are dropped. Plain SGD on these is SGD on the raw features preconditioned
-    with the inverse of their covariance. "normalised": every feature to length 1.
+    "raw": as they come. "centred": minus their mean. "scaled": centred, and times one number, so
+    that the mean variance of a dimension is 1; the condition number stays. "standardised": mean 0
+    and variance 1 in every dimension, which is a converged batch norm without affine. "whitened":
+    covariance 1 (PCA); directions below 1e-9 of the largest variance are dropped. Plain SGD on
+    these is SGD on the raw features preconditioned with the inverse of their covariance.
+    "normalised": every feature to length 1.
     """
     check_choice("prepare", how, PREPARATIONS)
     if how == "raw":
@@ -98,6 +100,11 @@ def prepared(x: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     if how == "normalised":
         return {s: F.normalize(v, dim=1) for s, v in x.items()}
     mean = x["train"].mean(0)
+    if how == "centred":
+        return {s: v - mean for s, v in x.items()}
+    if how == "scaled":
+        size = x["train"].var(0).mean().sqrt().clamp_min(1e-6)
+        return {s: (v - mean) / size for s, v in x.items()}
     if how == "standardised":
         std = x["train"].std(0).clamp_min(1e-6)
         return {s: (v - mean) / std for s, v in x.items()}

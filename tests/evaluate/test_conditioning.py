@@ -9,7 +9,6 @@ from lib.evaluate.conditioning import (
     grid,
     predicted_accuracy,
     rotated,
-    scaled,
     steps_to_reach,
     tuned,
     unlearnt_by_probe,
@@ -74,23 +73,6 @@ def test_rotation_can_set_the_variance(variance):
         rotated(small, 100.0, variance=variance).x["token"]["train"].var(0).sum().item(), rel=1e-4
     )
     torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)  # size and mean are gone
-
-
-def test_scaling_takes_away_mean_and_size_and_keeps_the_condition():
-    features = example()
-    features.x["token"] = {split: 10 * v + 3 for split, v in features.x["token"].items()}
-    x = scaled(features).x["token"]
-    assert x["train"].mean(0).abs().max() < 1e-4
-    assert x["train"].var(0).mean().item() == pytest.approx(1, rel=1e-4)
-    assert condition_number(x["train"]) == pytest.approx(
-        condition_number(features.x["token"]["train"]), rel=1e-3
-    )
-    ratio = x["test"] / (features.x["token"]["test"] - features.x["token"]["train"].mean(0))
-    assert ratio.std() < 1e-3 * ratio.mean()
-    centred = scaled(features, size=False).x["token"]["test"]
-    torch.testing.assert_close(
-        centred, features.x["token"]["test"] - features.x["token"]["train"].mean(0)
-    )
 
 
 def test_conditioning_alone_moves_a_plain_probe_and_not_a_whitened_one():

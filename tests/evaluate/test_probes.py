@@ -210,11 +210,22 @@ def test_preparation_uses_the_training_part_only():
     torch.testing.assert_close(standard.mean(0), torch.zeros(6), rtol=0, atol=1e-6)
     torch.testing.assert_close(torch.cov(white.T), torch.eye(6), rtol=0, atol=1e-4)
     moved = {**x, "test": x["test"] + 100}
-    for how in ("standardised", "whitened"):
+    for how in ("centred", "scaled", "standardised", "whitened"):
         assert torch.equal(prepared(moved, how)["train"], prepared(x, how)["train"])
     assert prepared(x, "raw") is x
     lengths = prepared(x, "normalised")["test"].norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones(len(lengths)))
+
+
+def test_centring_and_one_size_leave_the_condition_as_it_is():
+    x, _ = blobs(spread=1.0)
+    larger = {split: 10 * v + 3 for split, v in x.items()}
+    centred, one_size = (prepared(larger, how)["test"] for how in ("centred", "scaled"))
+    torch.testing.assert_close(centred, larger["test"] - larger["train"].mean(0))
+    size = (centred / one_size).mean()
+    torch.testing.assert_close(one_size * size, centred)
+    assert prepared(larger, "scaled")["train"].var(0).mean().item() == pytest.approx(1)
+    torch.testing.assert_close(one_size, prepared(x, "scaled")["test"], rtol=1e-4, atol=1e-5)
 
 
 def test_plain_sgd_on_whitened_features_is_preconditioned_sgd():
