@@ -21,7 +21,6 @@ REPO = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (REPO / "notebooks").glob("*.ipynb"))
 LEFT_OUT = {".git", ".venv", "build", "data", "outputs/runs"}  # large, and not needed
 PATIENCE = 600  # seconds for one notebook
-PHONE = {"width": 390, "height": 844}
 QUICK = ("00_start", "01_masking")  # what .ci/run opens
 
 
@@ -73,9 +72,17 @@ def wait_for(condition, seconds: float, message: str) -> None:
         time.sleep(0.2)
 
 
-def opened(browser, address: str, path: str):
+@pytest.fixture(scope="module")
+def window(browser):
+    """Pages of one window share what was loaded."""
+    window = browser.new_context(viewport={"width": 1400, "height": 1000})
+    yield window
+    window.close()
+
+
+def opened(window, address: str, path: str):
     """A page on which the notebook is open and its kernel ready."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page = window.new_page()
     page.goto(f"{address}/lab/tree/{path}?reset", wait_until="load")
     page.wait_for_selector(".jp-NotebookPanel:visible .jp-Cell", timeout=120_000)
     wait_for(lambda: is_connected(address, path), 180, "no kernel is ready")
@@ -142,19 +149,21 @@ def move_a_slider(page) -> None:
 
 
 def photograph(page, name: str) -> None:
-    """Pictures for a person, at desktop and phone width, if UMAE_SCREENSHOTS names a folder."""
+    """The notebook for a person, at desktop and phone width, if UMAE_SCREENSHOTS names a folder."""
     folder = os.environ.get("UMAE_SCREENSHOTS")
-    if folder:
+    if not folder:
+        return
+    page.keyboard.press("Control+b")  # the list of files would leave no room on a phone
+    for width, kind in ((1400, "desktop"), (390, "phone")):
+        page.set_viewport_size({"width": width, "height": 6000})
         page.locator(".jp-WindowedPanel-outer").first.evaluate("panel => panel.scrollTop = 0")
-        page.screenshot(path=Path(folder) / f"{name}.png")
-        page.keyboard.press("Control+b")  # the list of files takes the place of the notebook
-        page.set_viewport_size(PHONE)
-        page.screenshot(path=Path(folder) / f"{name}_phone.png")
+        page.wait_for_timeout(1500)  # JupyterLab draws cells when they come into sight
+        page.screenshot(path=Path(folder) / f"{name}_{kind}.png")
 
 
 @pytest.mark.quick
-def test_the_first_page_is_00_start_and_the_whole_repository_can_be_reached(browser, lab):
-    page = opened(browser, lab, "notebooks/00_start.ipynb")
+def test_the_first_page_is_00_start_and_the_whole_repository_can_be_reached(window, lab):
+    page = opened(window, lab, "notebooks/00_start.ipynb")
     names = page.locator(".jp-DirListing-itemText").all_inner_texts()
     assert "00_start.ipynb" in names
     page.locator(".jp-BreadCrumbs-home").click()
@@ -167,9 +176,9 @@ def test_the_first_page_is_00_start_and_the_whole_repository_can_be_reached(brow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.quick if n in QUICK else ()) for n in NAMES]
 )
-def test_run_all_ends_without_an_error(browser, lab, copy, name, record_property):
+def test_run_all_ends_without_an_error(window, lab, copy, name, record_property):
     path = copy / "notebooks" / f"{name}.ipynb"
-    page = opened(browser, lab, f"notebooks/{name}.ipynb")
+    page = opened(window, lab, f"notebooks/{name}.ipynb")
     record_property("run_all", f"{name} {run_all(page, lab, path):.0f}")
     assert errors(path) == []
     if "widgets.explore(" in path.read_text():
