@@ -18,8 +18,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 LONGEST = (
     "test_notebooks", "test_distributed", "test_any_data", "test_solutions", "test_interruption",
     "test_sweep", "test_acceleration", "test_benchmarks", "test_loop", "test_jobs",
-    "test_theory_notebooks", "test_importing", "test_cpu_kernels", "test_finetuning",
-    "test_golden", "test_start", "test_bad_input", "test_imports",
+    "test_theory_notebooks", "test_streaming", "test_importing", "test_many", "test_start",
+    "test_finetuning", "test_golden", "test_probes", "test_bad_input", "test_cpu_kernels",
 )  # fmt: skip
 
 
