@@ -33,7 +33,7 @@ demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few min
 	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
 
 notebooks: $(READY)  ## 01 to 08 on your images: DATA=folder or archive [PRESET=] [PARAMETERS='{epochs: 2}']
-	$(BIN)/python scripts/run_notebooks.py $(DATA) --preset $(PRESET) --parameters "$(PARAMETERS)"
+	$(BIN)/python -m scripts.run_notebooks $(DATA) --preset $(PRESET) --parameters "$(PARAMETERS)"
 
 lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
 	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. \
@@ -57,7 +57,7 @@ bench: $(READY)  ## speed against a plain reference on this machine
 	$(BIN)/python -m benchmarks
 
 executed: $(READY)  ## executes the notebooks whose copies in outputs/reference/ are out of date
-	$(BIN)/python scripts/execute_notebooks.py
+	$(BIN)/python -m scripts.execute_notebooks
 	$(BIN)/python -m study --report
 
 site: $(SITE_READY)  ## docs, executed notebooks and API as HTML that needs no network

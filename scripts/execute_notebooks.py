@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from lib.presets import REPO
+from scripts.forked_kernels import forked_kernels
 
 NOTEBOOKS, EXECUTED = REPO / "notebooks", REPO / "outputs" / "reference" / "executed"
 LIMIT = 1_000_000  # bytes of a copy
@@ -82,7 +83,8 @@ def execute(path: Path, outputs: Path) -> float:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / path.name
-        papermill.execute_notebook(path, target, cwd=folder, progress_bar=False)
+        with forked_kernels():
+            papermill.execute_notebook(path, target, cwd=folder, progress_bar=False)
         notebook = nbformat.read(target, 4)
         places = {str(outputs): "outputs", str(REPO): ".", folder: ".", str(Path.home()): "~"}
     notebook = cleaned(notebook, places)

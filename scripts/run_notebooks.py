@@ -22,6 +22,7 @@ from lib.command_line import run_command
 from lib.errors import InputError, UMAEError, did_you_mean
 from lib.presets import REPO, resolve
 from lib.runs import outputs
+from scripts.forked_kernels import forked_kernels
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("0[1-8]_*.ipynb"))
 KINDS = {ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings}
@@ -77,7 +78,7 @@ def parameters_of(paths: Sequence[Path], given: dict[str, Any]) -> Iterator[dict
 
 def run(path: Path, target: Path, parameters: dict[str, Any]) -> None:
     """Executes one notebook, as papermill does. UMAEError in one line if a cell stops."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, forked_kernels():
         try:
             papermill.execute_notebook(path, target, parameters, cwd=folder, progress_bar=False)
         except PapermillExecutionError as error:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from scipy.special import log_ndtr
 from support import environment, same_tensors, small, workers
 from support.compiled import load_kernels
-from support.forked import Forked
 from timm.layers import Mlp
 
 from lib.compute import cpu_block
@@ -17,6 +16,7 @@ from lib.compute import cpu_kernels as kernels
 from lib.compute.acceleration import choose_kernels
 from lib.models import MAE, SparseBlock, build_encoder
 from lib.presets import resolve
+from scripts.forked import Forked
 
 CPU = torch.device("cpu")
 EPS = 2**-7  # of bfloat16, twice the error of rounding to it

@@ -12,8 +12,8 @@ import psutil
 from lib.runs import Run
 from lib.runs.files import load_state, load_weights
 from lib.train import train
+from scripts.forked import Forked, context
 from support import content, few, folder_config, lines, run_in, small
-from support.forked import Forked, context
 from support.killing import serve
 
 STAGES = ("half", "written", "renamed")

@@ -9,7 +9,7 @@ import papermill
 import pytest
 
 from lib.presets import REPO
-from support.kernels import forked_kernels
+from scripts.forked_kernels import forked_kernels
 
 PATHS = {path.stem: path for path in sorted((REPO / "notebooks").glob("*.ipynb"))}
 THEORY = [name for name in PATHS if name.startswith("09")]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from support import at_step, cli_args, content, environment, few, run_in, run_of, small
-from support.forked import Forked
 from support.killer import (
     STAGES,
     Killer,
@@ -25,6 +24,7 @@ from lib.errors import InputError
 from lib.runs.files import load_state
 from lib.train import train
 from lib.train.arguments import main
+from scripts.forked import Forked
 
 
 def test_killed_at_every_file_written(killer, tmp_path):

@@ -11,7 +11,6 @@ from dataclasses import replace
 import joblib
 import pytest
 from support import content, elsewhere, environment, few, run_of, same_tensors, small, weights
-from support.forked import Forked
 from support.sweeps import one_after_another, slow, slow_alone, two_alike
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from lib.notebook import table1
 from lib.notebook.table1 import PAPER, finetuned, finished_runs, linear, setting
 from lib.runs import open_run
 from lib.train import sweep, train, train_all
+from scripts.forked import Forked
 
 
 def said_of_runs(capsys) -> list[str]:

@@ -1,15 +1,18 @@
-"""Notebook kernels that are forked: papermill starts one, talks to it and ends it as ever."""
+"""Notebook kernels that are forked: papermill starts one, talks to it and ends it as ever.
+
+Many notebooks in a row then import torch, timm and matplotlib once (`scripts.forked`).
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from typing import Any
+from unittest.mock import patch
 
-import pytest
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-from support.forked import Forked
+from scripts.forked import Forked
 
 
 class ForkedKernel(LocalProvisioner):
@@ -40,7 +43,10 @@ def forked_kernels() -> Iterator[None]:
     """Kernels that are started within are forked."""
     factory = KernelProvisionerFactory.instance()
     entry = EntryPoint("forked", f"{__name__}:ForkedKernel", factory.GROUP_NAME)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(factory.provisioners, "forked", entry)
-        patch.setattr(factory, "default_provisioner_name", "forked")
-        yield
+    before = factory.default_provisioner_name
+    with patch.dict(factory.provisioners, forked=entry):
+        factory.default_provisioner_name = "forked"
+        try:
+            yield
+        finally:
+            factory.default_provisioner_name = before

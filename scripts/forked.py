@@ -9,15 +9,14 @@ import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest.mock import patch
 
-import pytest
-
-from support import environment
+from lib.presets import REPO
 
 PRELOADED = [
-    "support", "lib.train.loop", "lib.train.checkpoint", "torch._dynamo", "matplotlib.pyplot",
-    "seaborn", "sklearn.linear_model", "sklearn.manifold", "sklearn.neighbors",
-    "ipykernel.kernelapp", "ipykernel.zmqshell",
+    "__main__", "lib.train.loop", "lib.train.checkpoint", "torch._dynamo", "pandas",
+    "matplotlib.pyplot", "seaborn", "sklearn.linear_model", "sklearn.manifold",
+    "sklearn.neighbors", "ipykernel.kernelapp", "ipykernel.zmqshell",
 ]  # fmt: skip
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(PRELOADED)
@@ -26,8 +25,8 @@ context.set_forkserver_preload(PRELOADED)
 class Forked:
     """function(*args) in a process of its own; it has what tests and Jupyter use of a Popen.
 
-    The function and its arguments must be picklable. env is the process's whole environment,
-    stderr_to a file that is made.
+    The function and its arguments must be picklable. env is the process's whole environment, this
+    one's by default; stderr_to a file that is made.
     """
 
     stdin = stdout = stderr = None
@@ -40,10 +39,10 @@ class Forked:
         cwd: str | os.PathLike = "/",
         stderr_to: str | os.PathLike | None = None,
     ):
-        place = dict(environment() if env is None else env), str(cwd), stderr_to
+        place = dict(os.environ if env is None else env), str(cwd), stderr_to
         self._process = context.Process(target=_begin, args=(*place, function, args))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # for the first one's imports
+        path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+        with patch.dict(os.environ, PYTHONPATH=path):  # for the first one's imports
             self._process.start()
         self.pid: int = self._process.pid  # type: ignore[assignment]
 
@@ -54,7 +53,8 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         status = self.poll()
-        assert status is not None, f"still running after {timeout} s"
+        if status is None:
+            raise TimeoutError(f"process {self.pid} is still running after {timeout} s")
         return status
 
     def send_signal(self, number: int) -> None:
