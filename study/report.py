@@ -77,6 +77,7 @@ BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study summary": tables.summary_block,
     "study checks": tables.checks_block,
     "study explanation": tables.explanation_block,
+    "study steps": tables.steps_block,
     "study baselines": tables.baselines_block,
     "earlier claims": claims.earlier_block,
     "theory claims": claims.theory_block,

@@ -282,6 +282,36 @@ PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
 ]
 
 
+def steps_block(records: Sequence[Record]) -> str:
+    """What the spectrum predicts of plain probes of every length, and what they reach."""
+    rows, apart = [], []
+    for data in PRESETS:
+        mae, umae = (by_seed(records, data, name) for name in ("MAE", "U-MAE"))
+        seeds = [s for s in sorted(mae.keys() & umae.keys()) if _checked((mae, umae), s)]
+        curves = [
+            [side[s]["checks"]["token"]["steps"]["curve"] for s in seeds] for side in (mae, umae)
+        ]
+        for points in zip(*curves[0], *curves[1], strict=True):
+            sides = points[: len(seeds)], points[len(seeds) :]
+            cells, gains_of = [], []
+            for kind in ("predicted", "measured"):
+                base, other = ([point[kind] for point in side] for side in sides)
+                gain = [b - a for a, b in zip(base, other, strict=True)]
+                cells += [spread(base), spread(other), spread(gain)]
+                gains_of.append(gain)
+            apart.append(abs(np.mean(gains_of[0]) - np.mean(gains_of[1])))
+            rows.append([data, f"{points[0]['steps']:,}", *cells, str(len(seeds))])
+    if not rows:
+        return NOT_YET
+    header = ["data", "steps"]
+    header += [f"{kind}: {name}" for kind in ("predicted", "measured") for name in ARMS]
+    says = f"The mean gains, predicted and measured, are at most {max(apart):.1f} points apart."
+    return table([*header, "n"], rows) + "\n\n" + says
+
+
+ARMS = ("MAE", "U-MAE", "gain")
+
+
 def baselines_block(records: Sequence[Record]) -> str:
     """Encoders that learned nothing; the untrained one has other first weights at every seed."""
     found: dict[tuple[str, ...], list[Record]] = {}

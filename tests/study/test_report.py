@@ -236,6 +236,24 @@ def test_predictions_are_borne_out_or_spoken_against():
     ]
 
 
+def test_predicted_and_measured_steps_stand_side_by_side():
+    rows = []
+    for objective, low in (("MAE", 10.0), ("U-MAE", 20.0)):
+        for seed in range(2):
+            r = checked(objective, seed, 19.0, 5.0)
+            curve = [
+                {"steps": 1000 * k, "predicted": low + k, "measured": low + 2 * k + seed}
+                for k in (1, 2)
+            ]
+            r["checks"]["token"]["steps"] = {"curve": curve}
+            rows.append(r)
+    line = tables.steps_block(rows).splitlines()[3]
+    assert line == (
+        "| cifar10 | 2,000 | 12.0 ± 0.0 | 22.0 ± 0.0 | 10.0 ± 0.0 "
+        "| 14.5 ± 0.7 | 24.5 ± 0.7 | 10.0 ± 0.0 | 2 |"
+    )
+
+
 def test_a_part_without_records_says_how_to_get_them(records):
     for block in (
         coefficients.coefficients_block,
