@@ -154,7 +154,10 @@ def summary_block(records: Sequence[Record]) -> str:
             n = str(len(row["differences"]))
             rows.append([data, reading, *values, gain_text(row), n])
     header = ["data", "probe", "MAE", "U-MAE", "gain [95 % interval]", "n"]
-    return table(header, rows) + "\n\n" + origin_block(records)
+    runs = [r for r in records if r["part"] == "objectives"]
+    machines = ", ".join(sorted({str(r["origin"]["device"]) for r in runs}))
+    origin = f"{len(runs)} runs on {machines}; commits and commands are in docs/results.md."
+    return table(header, rows) + "\n\n" + origin
 
 
 def checks_block(records: Sequence[Record]) -> str:
