@@ -84,7 +84,8 @@ def run(argv: Sequence[str]) -> Path:
     counts = f"{len(data.train):,} training and {len(data.test):,} test pictures"
     print(f"\ntest accuracy in percent; {counts}; probe seeds {args.seeds}")
     print(table(pages).to_string(index=False))
-    print("\n" + "\n".join([*(page.sentence() for page in pages), *compare(pages)]))
+    said = [text for page in pages for text in (page.sentence(), page.sentence_on_size())]
+    print("\n" + "\n".join([*said, *compare(pages)]))
     print(f"written to {folder}")
     return folder
 

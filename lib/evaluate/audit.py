@@ -4,10 +4,11 @@ The protocol gap of a feature is its accuracy under a thorough protocol (batch-n
 converged "lbfgs") minus that under a plain linear layer of 10 epochs ("sgd"). A plain probe moves
 slowly along directions in which the features vary little, so the gap grows with the condition
 number of the features. It says how much of an encoder's accuracy a short plain probe leaves unread.
+How much of it is only the size of the features, the same probe on scaled ones tells.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from lib.runs.folder import outputs
 from lib.runs.provenance import provenance
 
 PLAIN, THOROUGH = "sgd", ("mae", "lbfgs")
+SCALED = "sgd, scaled"  # the plain probe on features of one size
 LINEAR = (PLAIN, *THOROUGH)
 DRAWS = 1000  # bootstrap samples of the test pictures
 BF16_PICTURES = 2000  # of each split, on which float32 and bf16 are compared
@@ -135,8 +137,8 @@ class Page:
 
     accuracy[protocol] = {"validation", "test"}, a value a probe seed. steps: of the plain probe;
     few training pictures leave few. budget: its test accuracy by epochs. gaps: by thorough
-    protocol. report: the linear protocol of the best validation accuracy. answers: for paired
-    differences, not written to JSON.
+    protocol. size: what the plain probe gains on scaled features. report: the linear protocol of
+    the best validation accuracy. answers: for paired differences, not written to JSON.
     """
 
     encoder: str
@@ -149,6 +151,7 @@ class Page:
     steps: int
     budget: dict[int, float]
     gaps: dict[str, Interval]
+    size: Interval
     report: str
     answers: Answers
 
@@ -174,6 +177,15 @@ class Page:
             )
         text = f"A plain probe of 10 epochs ({self.steps:,} steps) {text}"
         return f"{text}; report {NAMES[self.report]}: {self.answers.mean(self.report):.1f} %."
+
+    def sentence_on_size(self) -> str:
+        """What the same probe reads where one number brings the features to mean variance 1."""
+        more = f"{self.size} points more" if self.size.mean >= 0 else f"{-self.size} points less"
+        chance = "" if self.size.sign else ", which may be chance"
+        return (
+            f"Scaled to one size, the {NAMES.get(self.feature, self.feature)} of {self.encoder} "
+            f"reads {self.answers.mean(SCALED):.1f} % under the same plain probe: {more}{chance}."
+        )
 
 
 # ---- measuring -----------------------------------------------------------------------------------
@@ -259,18 +271,20 @@ def measure(
     x = features.x[feature]["train"]
     content = _content(encoder, data)
     accuracy, right = {}, {}
-    for protocol in FROZEN:
-        seeds = settings.seeds if PROTOCOLS[protocol] else (0,)
-        found = [kept_answer(features, protocol, feature, seed, content) for seed in seeds]
+    plain = PROTOCOLS[PLAIN]
+    assert plain is not None
+    probes = {**PROTOCOLS, SCALED: replace(plain, prepare="scaled")}
+    for protocol in (*FROZEN, SCALED):
+        seeds = settings.seeds if probes[protocol] else (0,)
+        probe = probes[protocol] if protocol == SCALED else protocol
+        found = [kept_answer(features, probe, feature, seed, content) for seed in seeds]
         accuracy[protocol] = {s: [f[s] for f in found] for s in ("validation", "test")}
         right[protocol] = np.stack([_unpack(f["right"], len(data.test)) for f in found])
     answers = Answers(right)
-    plain = PROTOCOLS[PLAIN]
-    assert plain is not None
     budget = {}
     for epochs in settings.budgets:
-        probe = Probe(**{**asdict(plain), "epochs": epochs})
-        budget[epochs] = kept_answer(features, probe, feature, 0, content)["test"]
+        longer = replace(plain, epochs=epochs)
+        budget[epochs] = kept_answer(features, longer, feature, 0, content)["test"]
     variances = spectrum(x)
     return Page(
         encoder=encoder.name,
@@ -283,6 +297,7 @@ def measure(
         steps=plain.epochs * max(1, len(x) // plain.batch_size),
         budget=budget,
         gaps={p: difference(answers, p, answers, PLAIN) for p in THOROUGH},
+        size=difference(answers, SCALED, answers, PLAIN),
         report=max(LINEAR, key=lambda p: float(np.mean(accuracy[p]["validation"]))),
         answers=answers,
     )
@@ -373,9 +388,10 @@ def as_json(pages: Sequence[Page]) -> list[dict[str, Any]]:
     """The pages as JSON values, each with its sentence."""
     found = []
     for page in pages:
-        fields = {k: v for k, v in vars(page).items() if k not in ("answers", "gaps")}
-        gaps = {protocol: asdict(gap) for protocol, gap in page.gaps.items()}
-        found.append({**fields, "gaps": gaps, "sentence": page.sentence()})
+        fields = {k: v for k, v in vars(page).items() if k not in ("answers", "gaps", "size")}
+        fields["gaps"] = {protocol: asdict(gap) for protocol, gap in page.gaps.items()}
+        fields |= {"size": asdict(page.size), "sentence": page.sentence()}
+        found.append({**fields, "sentence_on_size": page.sentence_on_size()})
     return found
 
 

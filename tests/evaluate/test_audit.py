@@ -26,7 +26,7 @@ from lib.evaluate.audit import (
 )
 from lib.evaluate.encoders import own_encoder
 from lib.evaluate.pictures import load_pictures
-from lib.evaluate.probes import linear_accuracy
+from lib.evaluate.probes import Probe, linear_accuracy
 
 HALF = Normalization(torch.full((1,), 0.5), torch.full((1,), 0.5))
 QUICK = Settings(seeds=(0, 1), budgets=(1, 10))
@@ -144,6 +144,19 @@ def test_the_sentence_follows_the_interval(both, plain, full, says):
     gaps = {p: difference(answers, p, answers, "sgd") for p in ("mae", "lbfgs")}
     page = replace(both[0], answers=answers, gaps=gaps)
     assert says in page.sentence() and page.sentence().endswith(" %.")
+
+
+def test_the_size_of_the_features_is_told_from_their_conditioning(digits):
+    small = pixels("small", torch.full((64,), 1e-3))
+    (page,) = audit([small], digits, QUICK)
+    features = audited_features(small, digits)
+    scaled = Probe(epochs=10, lr=0.01, prepare="scaled")
+    found = [linear_accuracy(features, scaled, "avg", seed)["test"] for seed in QUICK.seeds]
+    assert page.accuracy["sgd, scaled"]["test"] == pytest.approx(found)
+    assert page.size.low > 10  # what a plain probe loses by size alone
+    assert "under the same plain probe: " in page.sentence_on_size()
+    less = replace(page, size=-page.size).sentence_on_size()
+    assert less.endswith(f"{page.size} points less.")
 
 
 def test_an_order_that_turns_is_said(both):
