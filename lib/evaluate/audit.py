@@ -273,10 +273,10 @@ def measure(
     accuracy, right = {}, {}
     plain = PROTOCOLS[PLAIN]
     assert plain is not None
-    probes = {**PROTOCOLS, SCALED: replace(plain, prepare="scaled")}
-    for protocol in (*FROZEN, SCALED):
-        seeds = settings.seeds if probes[protocol] else (0,)
-        probe = probes[protocol] if protocol == SCALED else protocol
+    readings: dict[str, str | Probe] = {protocol: protocol for protocol in FROZEN}
+    readings[SCALED] = replace(plain, prepare="scaled")
+    for protocol, probe in readings.items():
+        seeds = settings.seeds if PROTOCOLS.get(protocol, plain) else (0,)
         found = [kept_answer(features, probe, feature, seed, content) for seed in seeds]
         accuracy[protocol] = {s: [f[s] for f in found] for s in ("validation", "test")}
         right[protocol] = np.stack([_unpack(f["right"], len(data.test)) for f in found])
