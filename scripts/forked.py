@@ -42,7 +42,9 @@ class Forked:
         place = dict(os.environ if env is None else env), str(cwd), stderr_to
         self._process = context.Process(target=_begin, args=(*place, function, args))
         path = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
-        with patch.dict(os.environ, PYTHONPATH=path):  # for the first one's imports
+        # For the first one: its imports, and no warning of what killed kernels left in /dev/shm.
+        first = {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
+        with patch.dict(os.environ, first):
             self._process.start()
         self.pid: int = self._process.pid  # type: ignore[assignment]
 

@@ -28,14 +28,18 @@ class ForkedKernel(LocalProvisioner):
 
 
 def kernel(arguments: list[str]) -> None:
-    """As `python -m ipykernel_launcher -f FILE`, which chooses how figures are shown."""
+    """As `python -m ipykernel_launcher -f FILE`, which chooses how figures are shown.
+
+    Without ipykernel's notes for somebody who starts a kernel by hand.
+    """
     import matplotlib
     from ipykernel.kernelapp import IPKernelApp
 
     inline = "module://matplotlib_inline.backend_inline"
     matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND", inline)
     os.setsid()
-    IPKernelApp.launch_instance(["-f", *arguments])
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    IPKernelApp.launch_instance(["-f", *arguments, "--log-level=ERROR"])
 
 
 @contextmanager
