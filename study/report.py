@@ -14,6 +14,7 @@ from typing import Any
 from lib.presets import REPO
 from lib.runs.files import read_json, weights_digest, write_atomic, write_json
 from study import claims, coefficients, tables
+from study.plan import OBJECTIVES
 from study.tables import Record
 
 RECORDS = REPO / "outputs" / "reference" / "study"
@@ -30,13 +31,24 @@ def read_records(folder: Path = RECORDS) -> list[Record]:
 
 
 def collect(source: Path, target: Path = RECORDS) -> None:
-    """The records of single runs in `source`, as one file a part in `target`."""
+    """The records of single runs in `source`, as one file a part in `target`.
+
+    A seed of the 40-epoch runs counts when all objectives are measured, so that every mean of a
+    table is over the same seeds.
+    """
     parts: dict[str, list[Record]] = {}
-    for path in sorted(source.glob("*.json")):
-        record = json.loads(path.read_text())
-        parts.setdefault(record["part"], []).append(_rounded(record))
+    found = [json.loads(path.read_text()) for path in sorted(source.glob("*.json"))]
+    for record in found:
+        if record["part"] != "objectives" or _has_all_objectives(record, found):
+            parts.setdefault(record["part"], []).append(_rounded(record))
     for part, records in parts.items():
         write_json(target / f"{part.replace(' ', '_')}.json", records)
+
+
+def _has_all_objectives(record: Record, records: Sequence[Record]) -> bool:
+    key = ("part", "data", "seed")
+    own = {r["objective"] for r in records if all(r[k] == record[k] for k in key)}
+    return own >= set(OBJECTIVES)
 
 
 KEPT = ("config.json", "result.json", "metrics.jsonl", "model.safetensors")

@@ -109,12 +109,11 @@ def _row(
 def gain_text(row: dict[str, Any]) -> str:
     values = row["differences"]
     if len(values) < 2:
-        return f"{np.mean(values):+.1f} (n=1)"
-    low, high = interval(values)
+        return f"{_with_interval(values)}, {OPEN} (n=1)"
     says = verdict(values)
     if says != OPEN:
         says = f"**{says}**" if row["holm"] == says else f"{says} (not after Holm)"
-    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}], {says}"
+    return f"{_with_interval(values)}, {says}"
 
 
 def representation_block(records: Sequence[Record]) -> str:
@@ -128,7 +127,8 @@ def representation_block(records: Sequence[Record]) -> str:
                 condition = sorted(r["condition_number"] for r in own)
                 ranks = spread([r["effective_rank"] for r in own])
                 variance = spread([sum(r["eigenvalues"]) for r in own])
-                condition_text = f"{condition[0]:,.0f} to {condition[-1]:,.0f}"
+                ends = dict.fromkeys((condition[0], condition[-1]))  # one number if n is 1
+                condition_text = " to ".join(f"{end:,.0f}" for end in ends)
                 rows.append([data, objective, FEATURES[feature], variance, condition_text, ranks])
     header = ["data", "objective", "feature", "total variance", "condition number"]
     header.append("effective rank of 96")
@@ -222,10 +222,16 @@ def explanation_block(records: Sequence[Record]) -> str:
             judged = {"higher": "bears it out" if above else "speaks against it"}
             judged["lower"] = "speaks against it"
             judged[OPEN] = OPEN if above else "no difference can be told"
-            low, high = interval(values)
-            number = f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
-            rows.append([data, text, number, str(len(values)), judged[says]])
+            rows.append([data, text, _with_interval(values), str(len(values)), judged[says]])
     return table(["data", "prediction", "points [95 %]", "n", "verdict"], rows)
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    """Mean and Student's interval, or the value alone."""
+    if len(values) < 2:
+        return f"{np.mean(values):+.1f}"
+    low, high = interval(values)
+    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _gain(check: str) -> Callable[[Record, Record], float]:

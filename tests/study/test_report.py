@@ -82,6 +82,22 @@ def test_records_of_single_runs_are_collected_by_part(tmp_path):
     assert [r["x"] for r in found] == [0.333333, 0.333333] and found[0]["n"] == 2
 
 
+def test_a_seed_counts_when_all_objectives_are_measured(tmp_path):
+    (tmp_path / "runs").mkdir()
+    measured = [(name, 0) for name in OBJECTIVES] + [("MAE", 1), ("U-MAE", 1)]
+    for number, (name, seed) in enumerate(measured):
+        (tmp_path / "runs" / f"{number}.json").write_text(json.dumps(record(name, seed, 1.0)))
+    report.collect(tmp_path / "runs", tmp_path / "committed")
+    found = report.read_records(tmp_path / "committed")
+    assert sorted(r["objective"] for r in found) == sorted(OBJECTIVES)
+    assert {r["seed"] for r in found} == {0}
+
+
+def test_one_pair_is_shown_without_an_interval(records):
+    text = tables.objectives_block(records[:2])
+    assert "+11.0, cannot tell (n=1)" in text and "nan" not in text
+
+
 def test_the_figures_are_there_for_every_variant_with_records(records, tmp_path):
     (name,) = draw_gains(records, tmp_path)
     pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
