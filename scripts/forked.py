@@ -13,8 +13,10 @@ from unittest.mock import patch
 
 from lib.presets import REPO
 
+# papermill is what the scripts that start processes import: each process imports its script anew,
+# for the functions in it (before Python 3.14 "__main__" in this list does nothing).
 PRELOADED = [
-    "__main__", "lib.train.loop", "lib.train.checkpoint", "torch._dynamo", "pandas",
+    "papermill", "lib.train.loop", "lib.train.checkpoint", "torch._dynamo", "pandas",
     "matplotlib.pyplot", "seaborn", "sklearn.linear_model", "sklearn.manifold",
     "sklearn.neighbors", "ipykernel.kernelapp", "ipykernel.zmqshell",
 ]  # fmt: skip
