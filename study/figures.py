@@ -27,9 +27,10 @@ def draw_gains(records: Sequence[Record], folder: Path) -> list[str]:
             values = {(r["protocol"], r["feature"]): r["differences"] for r in own}
             told = {key: verdict(differences) != OPEN for key, differences in values.items()}
             figure = plots.draw_gains(values, told)
-            pairs = max(map(len, values.values()))
+            n = max(map(len, values.values()))
+            pairs = f"{n} pair" if n == 1 else f"{n} pairs"
             figure.axes[0].set_title(
-                f"{variant}, {data}, 40 epochs, {pairs} pairs\n"
+                f"{variant}, {data}, 40 epochs, {pairs}\n"
                 "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
             )
             name = f"gains_{data}_{variant.replace(', ', '_').replace(' ', '_')}.png"
