@@ -98,6 +98,12 @@ def test_one_pair_is_shown_without_an_interval(records):
     assert "+11.0, cannot tell (n=1)" in text and "nan" not in text
 
 
+def test_the_front_page_shows_data_sets_with_enough_pairs(records):
+    assert "| cifar10 | plain |" in tables.summary_block(records)
+    assert "7 runs on a machine" in tables.summary_block(records)
+    assert "cifar10" not in tables.summary_block(records[:4])
+
+
 def test_the_figures_are_there_for_every_variant_with_records(records, tmp_path):
     (name,) = draw_gains(records, tmp_path)
     pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
