@@ -1,19 +1,14 @@
 """Part B of the study: accuracy against the coefficient, in every form of the uniformity term."""
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from lib.losses import cosine_weight
-from lib.notebook.statistics import correct, interval, judge
 from study.plan import PRESETS
-from study.tables import NOT_YET, PROTOCOLS, SUMMARY, Record, accuracy, of_part, spread, table
+from study.tables import NOT_YET, SUMMARY, Record, accuracy, of_part, spread, table
 
 NO_TERM = "none (MAE)"
 Setting = tuple[float, str, float]  # weight on mean cos^2 (inf: another term), form, lam
 RELEASED = cosine_weight(0.01, "released", 96)  # the authors' coefficient, one device
-MIDDLE, LARGEST = 1e-3, 1e-1  # spectral: the paper's number, and the largest of the plan
 
 
 def by_setting(records: Sequence[Record], data: str) -> dict[Setting, dict[int, Record]]:
@@ -37,38 +32,6 @@ def coefficients_block(records: Sequence[Record]) -> str:
             ranks = spread([r["representation"]["token"]["effective_rank"] for r in runs])
             rows.append([data, form, f"{lam:g}", shown, *cells, ranks, str(len(own))])
     header = ["data", "form", "`lam`", "weight on mean cos²", *SUMMARY, "effective rank", "n"]
-    return table(header, rows) if rows else NOT_YET
-
-
-def rise_and_fall(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Figure 5 (a) as claims, class token: the accuracy rises up to MIDDLE and falls after it."""
-    claims = []
-    for data in PRESETS:
-        found = {(form, lam): own for (_, form, lam), own in by_setting(records, data).items()}
-        middle = found.get(("spectral", MIDDLE), {})
-        for protocol in PROTOCOLS:
-            for form, lam in ((NO_TERM, 0.0), ("spectral", LARGEST)):
-                other = found.get((form, lam), {})
-                differences = [
-                    accuracy(middle[s], protocol, "token") - accuracy(other[s], protocol, "token")
-                    for s in sorted(middle.keys() & other.keys())
-                ]
-                if differences:
-                    text = f"`lam` {MIDDLE:g} minus `lam` {lam:g}, above 0"
-                    claims.append(judge(text, differences) | {"data": data, "protocol": protocol})
-    return correct(claims)
-
-
-def figure5_block(records: Sequence[Record]) -> str:
-    """The claims of `rise_and_fall`, with intervals, verdicts, and Holm's correction."""
-    rows = []
-    for claim in rise_and_fall(records):
-        values = claim["differences"]
-        low, high = interval(values)
-        number = f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
-        where = [claim["data"], f"`{claim['protocol']}`", claim["claim"]]
-        rows.append([*where, number, str(len(values)), claim["verdict"], claim["holm"]])
-    header = ["data", "protocol", "claim", "points [95 %]", "n", "verdict", "after Holm"]
     return table(header, rows) if rows else NOT_YET
 
 

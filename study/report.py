@@ -59,10 +59,13 @@ def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> N
 
     A copied folder under outputs/runs is a finished run like any other, without its snapshots.
     """
-    wanted = {r["run"] for r in records if (r["part"], r["seed"]) == ("objectives", 0)}
-    wanted &= {r["run"] for r in records if r["objective"] in ("MAE", "U-MAE")}
+    wanted = {
+        r["run"]: f"python -m study --data {r['data']}=PATH --part objectives"
+        for r in records
+        if (r["part"], r["seed"]) == ("objectives", 0) and r["objective"] in ("MAE", "U-MAE")
+    }
     manifest = read_json(target / "manifest.json")
-    for name in sorted(wanted):
+    for name, command in sorted(wanted.items()):
         folder = source / name
         if not (folder / "result.json").is_file():
             continue
@@ -70,7 +73,7 @@ def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> N
         for file in KEPT:
             shutil.copyfile(folder / file, target / name / file)
         record = read_json(folder / "config.json")
-        origin = {k: record[k] for k in ("commit", "time", "device", "command")}
+        origin = {k: record[k] for k in ("commit", "time", "device")} | {"command": command}
         manifest[name] = {**origin, "sha256": weights_digest(folder / "model.safetensors")}
     if manifest:
         write_json(target / "manifest.json", manifest)
@@ -91,12 +94,12 @@ BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study explanation": tables.explanation_block,
     "study steps": tables.steps_block,
     "study baselines": tables.baselines_block,
+    "study claims": claims.study_block,
     "earlier claims": claims.earlier_block,
     "theory claims": claims.theory_block,
     "study objectives": tables.objectives_block,
     "study representation": tables.representation_block,
     "study coefficients": coefficients.coefficients_block,
-    "study figure 5": coefficients.figure5_block,
     "study mask ratios": tables.mask_ratios_block,
     "study finetuning": tables.finetuning_block,
     "study along training": tables.along_block,

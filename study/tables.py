@@ -109,11 +109,11 @@ def _row(
 def gain_text(row: dict[str, Any]) -> str:
     values = row["differences"]
     if len(values) < 2:
-        return f"{_with_interval(values)}, {OPEN} (n=1)"
+        return f"{with_interval(values)}, {OPEN} (n=1)"
     says = verdict(values)
     if says != OPEN:
         says = f"**{says}**" if row["holm"] == says else f"{says} (not after Holm)"
-    return f"{_with_interval(values)}, {says}"
+    return f"{with_interval(values)}, {says}"
 
 
 def representation_block(records: Sequence[Record]) -> str:
@@ -224,11 +224,11 @@ def explanation_block(records: Sequence[Record]) -> str:
             judged = {"higher": "bears it out" if above else "speaks against it"}
             judged["lower"] = "speaks against it"
             judged[OPEN] = OPEN if above else "no difference can be told"
-            rows.append([data, text, _with_interval(values), str(len(values)), judged[says]])
+            rows.append([data, text, with_interval(values), str(len(values)), judged[says]])
     return table(["data", "prediction", "points [95 %]", "n", "verdict"], rows)
 
 
-def _with_interval(values: Sequence[float]) -> str:
+def with_interval(values: Sequence[float]) -> str:
     """Mean and Student's interval, or the value alone."""
     if len(values) < 2:
         return f"{np.mean(values):+.1f}"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -41,13 +42,20 @@ def commit() -> str:
     return name
 
 
+def command() -> str:
+    """The command of this process: `python -m MODULE ...`, or the script's name and arguments."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    module = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else None
+    return shlex.join([*(module or [Path(sys.argv[0]).name]), *sys.argv[1:]])
+
+
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine, for every saved number."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
         "commit": commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "timm": version("timm"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import runpy
 import socket
 import stat
 import subprocess
@@ -191,6 +192,20 @@ def test_the_record_says_which_code_machine_and_data():
     run.check_data("f")
     with pytest.raises(InputError, match=r"was trained on other images \(f, these are xyz\)"):
         run.check_data("xyz")
+
+
+@pytest.mark.parametrize("run", [runpy.run_module, runpy.run_path])
+def test_the_command_can_be_typed_again(run, tmp_path, monkeypatch):
+    (tmp_path / "tool").mkdir()
+    file = tmp_path / "tool" / "__main__.py"
+    file.write_text("from lib.runs.provenance import command\nfound = command()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest", "--data", "a b"])
+    if run is runpy.run_module:
+        found = run("tool", run_name="__main__", alter_sys=True)["found"]
+        assert found == "python -m tool --data 'a b'"
+    else:
+        assert run(str(file), run_name="__main__")["found"] == "__main__.py --data 'a b'"
 
 
 HOLD = """

@@ -1,6 +1,7 @@
 """The page of results is what the committed records say; the statistics behind it."""
 
 import json
+import re
 
 import matplotlib.image
 import pytest
@@ -42,6 +43,11 @@ def test_the_pages_hold_what_the_records_say():
         assert path.read_text() == report.filled(path.read_text(), records), (
             f"{path.name} differs from outputs/reference: run python -m study --report"
         )
+
+
+def test_every_block_has_a_place_on_a_page_and_every_place_a_block():
+    pages = "".join(path.read_text() for path in report.PAGES)
+    assert sorted(re.findall("<!-- begin (.*?) -->", pages)) == sorted(report.BLOCKS)
 
 
 def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
@@ -179,11 +185,35 @@ def figure5(protocol_values: dict[float, float]) -> list[dict]:
 
 def test_rise_and_fall_are_judged_by_seed():
     rows = figure5({0.0: 20.0, 0.001: 31.0, 0.1: 32.0})
-    rise, fall = coefficients.rise_and_fall(rows)[:2]
+    rise, fall = claims.study_claims(rows)[:2]
     assert rise["verdict"] == "agrees" and rise["differences"][0] == 11.0
     assert fall["verdict"] == "does not agree"
-    line = coefficients.figure5_block(rows).splitlines()[2]
-    assert line.startswith("| cifar10 | `online` | `lam` 0.001 minus `lam` 0, above 0 | +11.0 ")
+    line = claims.study_block(rows).splitlines()[2]
+    assert line.startswith(
+        "| Figure 5 (a) | cifar10 | `online`: `lam` 0.001 minus `lam` 0, above 0 | +11.0 "
+    )
+
+
+def test_the_claims_of_every_part_are_judged_together(records):
+    tuned = [
+        swept("finetuning", name, seed, value + 0.1 * seed * (name == "U-MAE"))
+        for name, value in (("MAE", 40.0), ("U-MAE", 39.8), (SCRATCH, 35.0))
+        for seed in range(3)
+    ]
+    ratios = [
+        swept("mask ratio", name, seed, 20.0 + (10 + seed) * ratio, mask_ratio=ratio)
+        for name in ("MAE", "U-MAE")
+        for ratio in (0.0, 0.75)
+        for seed in range(3)
+    ]
+    found = claims.study_claims([*records, *tuned, *ratios])
+    by_text = {(c["part"], c["claim"]): c for c in found}
+    assert len(found) == 5 + 3 + 3  # protocols, finetuning, protocols of ratio 0.75 against 0
+    assert by_text["finetuning", "U-MAE minus MAE, above -0.5"]["verdict"] == "agrees"
+    assert by_text["finetuning", "MAE minus from scratch, above 0"]["differences"] == [5.0] * 3
+    ratio = by_text["mask ratio", "`sgd`: MAE at ratio 0.75 minus ratio 0, above 0"]
+    assert ratio["verdict"] == "agrees"
+    assert max(c["p"] for c in found) < 0.05 and {c["holm"] for c in found} == {"agrees"}
 
 
 def test_the_figure_of_the_coefficients_has_every_weight_but_that_of_another_term(tmp_path):
@@ -279,11 +309,11 @@ def test_predicted_and_measured_steps_stand_side_by_side():
 def test_a_part_without_records_says_how_to_get_them(records):
     for block in (
         coefficients.coefficients_block,
-        coefficients.figure5_block,
+        claims.study_block,
         tables.mask_ratios_block,
         tables.along_block,
     ):
-        assert "python -m study" in block(records)
+        assert "python -m study" in block([])
 
 
 def test_the_claims_of_the_theory_are_those_of_the_executed_notebooks(tmp_path):
