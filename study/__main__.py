@@ -21,7 +21,7 @@ from lib.presets import Config, resolve
 from lib.runs import open_run, outputs, write_json
 from lib.runs.files import read_json
 from lib.train import train
-from study.figures import draw_coefficients, draw_gains
+from study.figures import draw
 from study.measure import complete, is_complete, measure
 from study.plan import PRESETS, SCRATCH, Planned, plan
 from study.report import RECORDS, collect, keep_runs, read_records, write_pages
@@ -91,8 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.report:
         collect(outputs() / "study")
         keep_runs(outputs() / "runs", read_records())
-        draw_gains(read_records(), RECORDS)
-        draw_coefficients(read_records(), RECORDS)
+        draw(read_records(), RECORDS)
         write_pages(read_records())
         return
     paths = data_paths(arguments.data)

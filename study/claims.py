@@ -17,6 +17,7 @@ from study.tables import (
     Record,
     accuracy,
     by_seed,
+    mask_ratio_curves,
     of_part,
     table,
     with_interval,
@@ -100,12 +101,8 @@ def _coefficient(records: Sequence[Record], data: str) -> Iterator[Comparison]:
 
 def _mask_ratio(records: Sequence[Record], data: str) -> Iterator[Comparison]:
     """A large mask ratio is better than none and than a very large one; MAE."""
-    own = [r for r in of_part(records, "mask ratio", data) if r["objective"] == "MAE"]
     for protocol in SUMMARY.values():
-        found: dict[float, Values] = {}
-        for r in own:
-            ratio = r["fields"]["mask_ratio"]
-            found.setdefault(ratio, {})[r["seed"]] = accuracy(r, protocol, "token")
+        found = mask_ratio_curves(records, data, protocol).get("MAE", {})
         for ratio in OTHER_RATIOS:
             text = f"`{protocol}`: MAE at ratio {PAPER_RATIO:g} minus ratio {ratio:g}, above 0"
             sides = found.get(PAPER_RATIO, {}), found.get(ratio, {})

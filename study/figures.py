@@ -1,24 +1,44 @@
 """The study's figures in outputs/reference/study: seeds as dots, with 95 % intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lib.notebook import plots
 from lib.notebook.statistics import OPEN, verdict
 from study.coefficients import RELEASED, curves
-from study.plan import OBJECTIVES, PRESETS, SHORT
-from study.tables import SUMMARY, Record, gains
+from study.explanation import budget_gains
+from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS
+from study.tables import SUMMARY, Record, along_pair, finetuned, gains, mask_ratio_curves
+
+Named = Iterator[tuple[str, Figure]]  # the file's name without its ending, and the figure
+PAIR = ("MAE", "U-MAE")
 
 
-def draw_gains(records: Sequence[Record], folder: Path) -> list[str]:
-    """One PNG a data set and variant; a gain that cannot be told from none is faded.
-
-    Returns the names of the files that were written.
-    """
+def draw(records: Sequence[Record], folder: Path) -> list[str]:
+    """Every figure that the records can fill, as a PNG; returns the names of the files."""
     plots.style()
-    rows, written = gains(records), []
+    written = []
+    for make in (gain_figures, budget_figures, coefficient_figures, ratio_figures):
+        written += [_save(folder, *named) for named in make(records)]
+    for make in (finetuning_figures, along_figures):
+        written += [_save(folder, *named) for named in make(records)]
+    return written
+
+
+def _save(folder: Path, name: str, figure: Figure) -> str:
+    figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+    plt.close(figure)
+    return f"{name}.png"
+
+
+def gain_figures(records: Sequence[Record]) -> Named:
+    """One a data set and variant: the gain by protocol; what cannot be told from none is faded."""
+    rows = gains(records)
     for data in PRESETS:
         for variant in list(OBJECTIVES)[1:]:
             own = [r for r in rows if (r["data"], r["objective"]) == (data, variant)]
@@ -33,20 +53,40 @@ def draw_gains(records: Sequence[Record], folder: Path) -> list[str]:
                 f"{variant}, {data}, 40 epochs, {pairs}\n"
                 "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
             )
-            name = f"gains_{data}_{variant.replace(', ', '_').replace(' ', '_')}.png"
-            figure.savefig(folder / name, bbox_inches="tight")
-            plt.close(figure)
-            written.append(name)
-    return written
+            yield f"gains_{data}_{variant.replace(', ', '_').replace(' ', '_')}", figure
 
 
-def draw_coefficients(records: Sequence[Record], folder: Path) -> list[str]:
-    """One PNG a data set: class-token accuracy against the weight on mean cos^2, by probe.
+def budget_figures(records: Sequence[Record]) -> Named:
+    """The gain of the plain probe against how much it learns: rate times epochs."""
+    looks = {"raw": ("sgd", -1), "standardised": ("mae", 1)}
+    for data in PRESETS:
+        found = budget_gains(records, data)
+        if not found:
+            continue
+        figure, ax = plt.subplots(figsize=(8, 3.6))
+        for prepare, (protocol, side) in looks.items():
+            own = {
+                lr * epochs * (1.05 if lr > 0.05 else 0.95) * (1 + 0.02 * side): gain
+                for (p, lr, epochs), gain in found.items()
+                if p == prepare
+            }
+            told = [verdict(gain) != OPEN for gain in own.values()]
+            look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
+            label = f"{prepare} features"
+            plots.draw_seeds(ax, list(own), list(own.values()), *look, label, told=told)
+        ax.axhline(0, color="0.3", lw=1)
+        ax.set(xscale="log", xlabel="learning rate × epochs of the plain probe")
+        ax.set_ylabel("U-MAE minus MAE (points)")
+        ax.set_title(
+            f"The longer the plain probe, the smaller the gain? {data}, class token\n"
+            "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
+        )
+        ax.legend()
+        yield f"budget_{data}", figure
 
-    Returns the names of the files that were written.
-    """
-    plots.style()
-    written = []
+
+def coefficient_figures(records: Sequence[Record]) -> Named:
+    """Class-token accuracy against the weight on mean cos^2, by probe."""
     for data in PRESETS:
         found = {p: curves(records, data, p) for p in SUMMARY.values()}
         if not any(found.values()):
@@ -64,8 +104,78 @@ def draw_coefficients(records: Sequence[Record], folder: Path) -> list[str]:
         ax.set(xlabel="weight on mean cos² (0: MAE)", ylabel="test accuracy (%)")
         ax.set_title(f"The coefficient, {data}, {SHORT} epochs, class token; bars: 95 % intervals")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-        name = f"coefficients_{data}.png"
-        figure.savefig(folder / name, bbox_inches="tight")
-        plt.close(figure)
-        written.append(name)
-    return written
+        yield f"coefficients_{data}", figure
+
+
+def ratio_figures(records: Sequence[Record]) -> Named:
+    """Class-token accuracy of both objectives against the mask ratio, a panel a probe."""
+    for data in PRESETS:
+        found = {p: mask_ratio_curves(records, data, p) for p in SUMMARY.values()}
+        if not any(found.values()):
+            continue
+        figure, axes = _panels("mask ratio")
+        for ax, protocol in zip(axes, SUMMARY.values(), strict=True):
+            for objective, own in found[protocol].items():
+                values = [list(seeds.values()) for seeds in own.values()]
+                _draw_objective(ax, objective, list(own), values)
+        axes[0].legend()
+        figure.suptitle(f"{data}, {SHORT} epochs, class token; bars: 95 % intervals")
+        yield f"mask_ratios_{data}", figure
+
+
+def finetuning_figures(records: Sequence[Record]) -> Named:
+    """Finetuned accuracy, and the batch-normed probe of the same encoders."""
+    for data in PRESETS:
+        found = finetuned(records, data)
+        if not found:
+            continue
+        figure, ax = plt.subplots(figsize=(6, 3.6))
+        for at, (start, (tuned, probed)) in enumerate(found.items()):
+            name = "scratch" if start == SCRATCH else start
+            look = plots.COLOURS[name], plots.MARKERS[name]
+            plots.draw_seeds(ax, [at], [tuned], *look)
+            if probed:
+                plots.draw_seeds(ax, [at], [probed], *look, filled=False)
+        for label, face in (("finetuned", "0.3"), ("batch-normed probe, mean token", "white")):
+            ax.plot([], [], "o", ms=6, mfc=face, mec="0.3", label=label)
+        ax.set_xticks(range(len(found)), list(found))
+        ax.set_xlim(-0.5, len(found) - 0.5)
+        ax.set_ylabel("test accuracy (%)")
+        n = max(len(tuned) for tuned, _ in found.values())
+        seeds = "1 seed" if n == 1 else f"{n} seeds; bars: 95 % intervals"
+        ax.set_title(f"Finetuning, {data}, {TUNING_EPOCHS} epochs, all labels, {seeds}")
+        ax.legend()
+        yield f"finetuning_{data}", figure
+
+
+def along_figures(records: Sequence[Record]) -> Named:
+    """The long pair: class-token accuracy along training, a panel a probe; one seed."""
+    for data in PRESETS:
+        found = {p: along_pair(records, data, p) for p in SUMMARY.values()}
+        if not any(found.values()):
+            continue
+        figure, axes = _panels("epoch of pretraining")
+        for ax, protocol in zip(axes, SUMMARY.values(), strict=True):
+            epochs = sorted(found[protocol])
+            for objective, values in zip(
+                PAIR, np.transpose([*found[protocol].values()]), strict=True
+            ):
+                _draw_objective(ax, objective, epochs, [[float(v)] for v in values])
+        axes[0].legend()
+        figure.suptitle(f"{data}, one pair of 200 epochs, class token")
+        yield f"along_{data}", figure
+
+
+def _panels(xlabel: str) -> tuple[Figure, Sequence[Axes]]:
+    figure, axes = plt.subplots(1, len(SUMMARY), figsize=(10, 3.4))
+    for ax, reading in zip(axes, SUMMARY, strict=True):
+        ax.set(title=reading, xlabel=xlabel)
+    axes[0].set_ylabel("test accuracy (%)")
+    return figure, axes
+
+
+def _draw_objective(
+    ax: Axes, objective: str, x: Sequence[float], values: Sequence[Sequence[float]]
+) -> None:
+    look = plots.COLOURS[objective], plots.MARKERS[objective]
+    plots.draw_seeds(ax, x, values, *look, objective)

@@ -13,7 +13,7 @@ from typing import Any
 
 from lib.presets import REPO
 from lib.runs.files import read_json, weights_digest, write_atomic, write_json
-from study import claims, coefficients, tables
+from study import claims, coefficients, explanation, tables
 from study.plan import OBJECTIVES
 from study.tables import Record
 
@@ -90,9 +90,10 @@ def _rounded(value: Any) -> Any:
 
 BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study summary": tables.summary_block,
-    "study checks": tables.checks_block,
-    "study explanation": tables.explanation_block,
-    "study steps": tables.steps_block,
+    "study checks": explanation.checks_block,
+    "study explanation": explanation.explanation_block,
+    "study steps": explanation.steps_block,
+    "study budget": explanation.budget_block,
     "study baselines": tables.baselines_block,
     "study claims": claims.study_block,
     "earlier claims": claims.earlier_block,

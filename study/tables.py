@@ -1,6 +1,6 @@
-"""The study's tables: each function makes one generated block of docs/results.md or README.md."""
+"""The study's tables: a function with the name `*_block` makes a generated block of a page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,14 @@ def spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{np.mean(values):.1f}"
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """Mean and Student's interval, or the value alone."""
+    if len(values) < 2:
+        return f"{np.mean(values):+.1f}"
+    low, high = interval(values)
+    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 GAIN = {AGREES: "higher", DISAGREES: "lower", OPEN: OPEN}
@@ -162,167 +170,6 @@ def summary_block(records: Sequence[Record]) -> str:
     return table(header, rows) + "\n\n" + origin
 
 
-def checks_block(records: Sequence[Record]) -> str:
-    """The attempts to break the explanation: the same features under other probes."""
-    rows = []
-    for data in PRESETS:
-        for feature, label in FEATURES.items():
-            own = [by_seed(records, data, name) for name in ("MAE", "U-MAE")]
-            seeds = [s for s in sorted(own[0].keys() & own[1].keys()) if _checked(own, s)]
-            for name, read in CHECKS.items() if seeds else ():
-                mae, umae = ([read(side[s], feature) for s in seeds] for side in own)
-                gain = spread([b - a for a, b in zip(mae, umae, strict=True)])
-                rows.append([data, label, name, spread(mae), spread(umae), gain, str(len(seeds))])
-    header = ["data", "feature", "probe", "MAE", "U-MAE", "gain", "n"]
-    return table(header, rows)
-
-
-def _checked(sides: Sequence[dict[int, Record]], seed: int) -> bool:
-    return all("scaled" in side[seed].get("checks", {}).get("token", {}) for side in sides)
-
-
-def _check(*keys: Any) -> Callable[[Record, str], float]:
-    """Reads a test accuracy out of a record's checks."""
-
-    def read(record: Record, feature: str) -> float:
-        found = record["checks"][feature]
-        for key in keys:
-            found = found[key]
-        return found["test"]
-
-    return read
-
-
-CHECKS: dict[str, Callable[[Record, str], float]] = {
-    "plain, as above": lambda record, feature: accuracy(record, "sgd", feature),
-    "plain, rate tuned for each model on validation": _check("plain, rate tuned"),
-    "AdamW, rate and decay tuned": _check("Adam, rate and decay tuned"),
-    "plain, centred": _check("centred"),
-    "plain, centred and scaled to one size": _check("scaled"),
-    "plain on whitened features": _check("whitened"),
-    "plain, rotated to condition 1": _check("rotated", 0, "sgd"),
-    "plain, rotated to condition 10,000": _check("rotated", 2, "sgd"),
-    "plain, rotated to condition 1,000,000": _check("rotated", 3, "sgd"),
-    "plain, rotated to condition 1, one size": _check("rotated, one size", 0, "sgd"),
-    "plain, rotated to condition 10,000, one size": _check("rotated, one size", 2, "sgd"),
-    "plain, rotated to condition 1,000,000, one size": _check("rotated, one size", 3, "sgd"),
-    "batch-normed, as above": lambda record, feature: accuracy(record, "mae", feature),
-    "batch-normed, rotated to condition 1": _check("rotated", 0, "mae"),
-    "batch-normed, rotated to condition 1,000,000": _check("rotated", 3, "mae"),
-}
-
-
-def explanation_block(records: Sequence[Record]) -> str:
-    """What the explanation by conditioning predicts of the class token, and what was measured."""
-    rows = []
-    for data in PRESETS:
-        mae, umae = (by_seed(records, data, name) for name in ("MAE", "U-MAE"))
-        seeds = [s for s in sorted(mae.keys() & umae.keys()) if _checked((mae, umae), s)]
-        for text, above, measure in PREDICTIONS if seeds else ():
-            values = [measure(mae[s], umae[s]) for s in seeds]
-            says = verdict(values)
-            judged = {"higher": "bears it out" if above else "speaks against it"}
-            judged["lower"] = "speaks against it"
-            judged[OPEN] = OPEN if above else "no difference can be told"
-            rows.append([data, text, with_interval(values), str(len(values)), judged[says]])
-    return table(["data", "prediction", "points [95 %]", "n", "verdict"], rows)
-
-
-def with_interval(values: Sequence[float]) -> str:
-    """Mean and Student's interval, or the value alone."""
-    if len(values) < 2:
-        return f"{np.mean(values):+.1f}"
-    low, high = interval(values)
-    return f"{np.mean(values):+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _gain(check: str) -> Callable[[Record, Record], float]:
-    """U-MAE minus MAE, class token, under one of CHECKS."""
-    read = CHECKS[check]
-    return lambda mae, umae: read(umae, "token") - read(mae, "token")
-
-
-def _lost_by(check: str, other: str) -> Callable[[Record, Record], float]:
-    """What MAE's class token loses from one of CHECKS to another."""
-    return lambda mae, _: CHECKS[check](mae, "token") - CHECKS[other](mae, "token")
-
-
-def _closed_by(check: str) -> Callable[[Record, Record], float]:
-    """How much smaller the gain is under one of CHECKS than under the plain probe."""
-    plain = _gain("plain, as above")
-    return lambda mae, umae: plain(mae, umae) - _gain(check)(mae, umae)
-
-
-# What is predicted; whether the number should be above 0, or not differ from it; the number.
-PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
-    (
-        "Tuning the plain probe's rate makes the gain smaller; by",
-        True,
-        _closed_by("plain, rate tuned for each model on validation"),
-    ),
-    (
-        "Centring and one size for all make the gain smaller; by",
-        True,
-        _closed_by("plain, centred and scaled to one size"),
-    ),
-    ("Whitening makes the gain smaller; by", True, _closed_by("plain on whitened features")),
-    ("Whitened, no gain is left", False, _gain("plain on whitened features")),
-    ("Batch-normed, no gain is left", False, _gain("batch-normed, as above")),
-    (
-        "Conditioned alike (10,000, rotated at random), no gain is left under the plain probe",
-        False,
-        _gain("plain, rotated to condition 10,000"),
-    ),
-    (
-        "Conditioned alike and of one size, no gain is left under the plain probe",
-        False,
-        _gain("plain, rotated to condition 10,000, one size"),
-    ),
-    (
-        "From condition 1 to 1,000,000, the plain probe of MAE loses",
-        True,
-        _lost_by("plain, rotated to condition 1", "plain, rotated to condition 1,000,000"),
-    ),
-    (
-        "From condition 1 to 1,000,000, the batch-normed probe of MAE loses nothing",
-        False,
-        _lost_by(
-            "batch-normed, rotated to condition 1", "batch-normed, rotated to condition 1,000,000"
-        ),
-    ),
-]
-
-
-def steps_block(records: Sequence[Record]) -> str:
-    """What the spectrum predicts of plain probes of every length, and what they reach."""
-    rows, apart = [], []
-    for data in PRESETS:
-        mae, umae = (by_seed(records, data, name) for name in ("MAE", "U-MAE"))
-        seeds = [s for s in sorted(mae.keys() & umae.keys()) if _checked((mae, umae), s)]
-        curves = [
-            [side[s]["checks"]["token"]["steps"]["curve"] for s in seeds] for side in (mae, umae)
-        ]
-        for points in zip(*curves[0], *curves[1], strict=True):
-            sides = points[: len(seeds)], points[len(seeds) :]
-            cells, gains_of = [], []
-            for kind in ("predicted", "measured"):
-                base, other = ([point[kind] for point in side] for side in sides)
-                gain = [b - a for a, b in zip(base, other, strict=True)]
-                cells += [spread(base), spread(other), spread(gain)]
-                gains_of.append(gain)
-            apart.append(abs(np.mean(gains_of[0]) - np.mean(gains_of[1])))
-            rows.append([data, f"{points[0]['steps']:,}", *cells, str(len(seeds))])
-    if not rows:
-        return NOT_YET
-    header = ["data", "steps"]
-    header += [f"{kind}: {name}" for kind in ("predicted", "measured") for name in ARMS]
-    says = f"The mean gains, predicted and measured, are at most {max(apart):.1f} points apart."
-    return table([*header, "n"], rows) + "\n\n" + says
-
-
-ARMS = ("MAE", "U-MAE", "gain")
-
-
 def baselines_block(records: Sequence[Record]) -> str:
     """Encoders that learned nothing; the untrained one has other first weights at every seed."""
     found: dict[tuple[str, ...], list[Record]] = {}
@@ -358,23 +205,29 @@ def of_part(records: Sequence[Record], part: str, data: str) -> list[Record]:
     return [r for r in records if (r["part"], r["data"]) == (part, data)]
 
 
+def mask_ratio_curves(
+    records: Sequence[Record], data: str, protocol: str
+) -> dict[str, dict[float, dict[int, float]]]:
+    """{objective: {mask ratio: {seed: class-token accuracy}}}, the ratios rising."""
+    found: dict[str, dict[float, dict[int, float]]] = {}
+    own = of_part(records, "mask ratio", data)
+    for r in sorted(own, key=lambda r: r["fields"]["mask_ratio"]):
+        ratios = found.setdefault(r["objective"], {})
+        seeds = ratios.setdefault(r["fields"]["mask_ratio"], {})
+        seeds[r["seed"]] = accuracy(r, protocol, "token")
+    return found
+
+
 def mask_ratios_block(records: Sequence[Record]) -> str:
     """Part C: MAE and U-MAE at every mask ratio, class token."""
     rows = []
     for data in PRESETS:
-        own = of_part(records, "mask ratio", data)
-        for ratio in sorted({r["fields"]["mask_ratio"] for r in own}):
-            for name, protocol in SUMMARY.items():
-                sides = [
-                    {
-                        r["seed"]: accuracy(r, protocol, "token")
-                        for r in own
-                        if (r["fields"]["mask_ratio"], r["objective"]) == (ratio, objective)
-                    }
-                    for objective in ("MAE", "U-MAE")
-                ]
-                rows += _pair(sides, [data, f"{ratio:g}", name])
-    header = ["data", "mask ratio", "probe", "MAE", "U-MAE", "gain", "n"]
+        for name, protocol in SUMMARY.items():
+            found = mask_ratio_curves(records, data, protocol)
+            base, other = (found.get(objective, {}) for objective in ("MAE", "U-MAE"))
+            for ratio in sorted(base.keys() & other.keys()):
+                rows += _pair([base[ratio], other[ratio]], [data, name, f"{ratio:g}"])
+    header = ["data", "probe", "mask ratio", "MAE", "U-MAE", "gain", "n"]
     return table(header, rows) if rows else NOT_YET
 
 
@@ -389,33 +242,45 @@ def _pair(sides: Sequence[dict[int, float]], labels: list[str]) -> list[list[str
     return [[*labels, *values, gain, str(len(seeds))]]
 
 
+def finetuned(records: Sequence[Record], data: str) -> dict[str, tuple[list[float], list[float]]]:
+    """{start: (finetuned accuracies, batch-normed mean-token probes of the same encoders)}."""
+    found = {}
+    own = of_part(records, "finetuning", data)
+    for start in ("MAE", "U-MAE", SCRATCH):
+        tuned = {r["seed"]: r["finetuned"]["best"] for r in own if r["objective"] == start}
+        probed = by_seed(records, data, start)
+        frozen = [accuracy(probed[s], "mae", "avg") for s in tuned if s in probed]
+        if tuned:
+            found[start] = list(tuned.values()), frozen
+    return found
+
+
 def finetuning_block(records: Sequence[Record]) -> str:
     """Part D: finetuned accuracy, beside the batch-normed probe of the same encoders."""
     rows = []
     for data in PRESETS:
-        own = of_part(records, "finetuning", data)
-        for start in ("MAE", "U-MAE", SCRATCH):
-            tuned = {r["seed"]: r["finetuned"]["best"] for r in own if r["objective"] == start}
-            probed = by_seed(records, data, start)
-            frozen = [accuracy(probed[s], "mae", "avg") for s in tuned if s in probed]
-            if tuned:
-                values = [spread(list(tuned.values())), spread(frozen) if frozen else "-"]
-                rows.append([data, start, *values, str(len(tuned))])
+        for start, (tuned, frozen) in finetuned(records, data).items():
+            values = [spread(tuned), spread(frozen) if frozen else "-"]
+            rows.append([data, start, *values, str(len(tuned))])
     header = ["data", "start", "finetuned", "batch-normed probe, mean token", "n"]
     return table(header, rows) if rows else NOT_YET
+
+
+def along_pair(records: Sequence[Record], data: str, protocol: str) -> dict[int, tuple[float, ...]]:
+    """Of the long pair: {epoch: (MAE, U-MAE)}, class token; empty if one of the two is missing."""
+    own = {r["objective"]: r["along"] for r in of_part(records, "long", data)}
+    if len(own) < 2:
+        return {}
+    pairs = zip(own["MAE"], own["U-MAE"], strict=True)
+    return {pair[0]["epoch"]: tuple(accuracy(r, protocol, "token") for r in pair) for pair in pairs}
 
 
 def along_block(records: Sequence[Record]) -> str:
     """The long pair: the gain under each protocol along training; one seed."""
     rows = []
     for data in PRESETS:
-        own = {r["objective"]: r["along"] for r in of_part(records, "long", data)}
-        if len(own) < 2:
-            continue
-        for mae, umae in zip(own["MAE"], own["U-MAE"], strict=True):
-            cells = [
-                f"{accuracy(mae, p, 'token'):.1f} → {accuracy(umae, p, 'token'):.1f}"
-                for p in SUMMARY.values()
-            ]
-            rows.append([data, str(mae["epoch"]), *cells])
+        found = [along_pair(records, data, protocol) for protocol in SUMMARY.values()]
+        for epoch in found[0]:
+            cells = ["{:.1f} → {:.1f}".format(*own[epoch]) for own in found]
+            rows.append([data, str(epoch), *cells])
     return table(["data", "epoch", *SUMMARY], rows) if rows else NOT_YET

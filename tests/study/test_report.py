@@ -9,8 +9,8 @@ from support import few, same_tensors, small, weights
 
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
-from study import claims, coefficients, report, tables
-from study.figures import draw_coefficients, draw_gains
+from study import claims, coefficients, explanation, report, tables
+from study.figures import draw
 from study.plan import OBJECTIVES, SCRATCH, plan
 
 
@@ -110,11 +110,34 @@ def test_the_front_page_shows_data_sets_with_enough_pairs(records):
     assert "cifar10" not in tables.summary_block(records[:4])
 
 
-def test_the_figures_are_there_for_every_variant_with_records(records, tmp_path):
-    (name,) = draw_gains(records, tmp_path)
-    pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
-    assert name == "gains_cifar10_U-MAE.png"
-    assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01
+def every_part(records: list[dict]) -> list[dict]:
+    """Records of three pairs of runs for every part of the study."""
+    pairs = [{**r, "budget": budget(10.0 + r["seed"])} for r in records]
+    for r in records[:6]:
+        own = swept("mask ratio", r["objective"], r["seed"], 20.0)
+        for part, fields in (("finetuning", {}), ("mask ratio", {"mask_ratio": 0.5})):
+            pairs.append({**own, "part": part, "fields": own["fields"] | fields})
+    for r in records[:2]:
+        along = [{"epoch": epoch, "accuracy": r["accuracy"]} for epoch in (50, 200)]
+        pairs.append({**r, "part": "long", "along": along})
+    return pairs + figure5({0.0: 20.0, 0.001: 31.0, 0.1: 25.0})
+
+
+def budget(value: float) -> list[dict]:
+    return [
+        {"prepare": p, "lr": lr, "epochs": e, "token": {"test": value + e / 100}}
+        for p, lr, e in explanation.BUDGETS
+    ]
+
+
+def test_every_part_with_records_has_its_figure(records, tmp_path):
+    written = draw(every_part(records), tmp_path)
+    parts = ("gains", "budget", "coefficients", "mask_ratios", "finetuning", "along")
+    assert written == [f"{part}_cifar10{'_U-MAE' * (part == 'gains')}.png" for part in parts]
+    for name in written:
+        pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
+        assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01
+    assert draw([], tmp_path) == []
 
 
 def test_the_runs_of_seed_0_are_kept_and_are_runs_again(tmp_path, outputs, monkeypatch, capsys):
@@ -216,7 +239,7 @@ def test_the_claims_of_every_part_are_judged_together(records):
     assert max(c["p"] for c in found) < 0.05 and {c["holm"] for c in found} == {"agrees"}
 
 
-def test_the_figure_of_the_coefficients_has_every_weight_but_that_of_another_term(tmp_path):
+def test_the_curves_of_the_coefficients_have_every_weight_but_that_of_another_term():
     rows = figure5({0.0: 20.0, 0.001: 31.0, 0.1: 25.0})
     other = {
         **swept("coefficients", "U-MAE", 0, 9.0, uniformity="euclidean"),
@@ -224,9 +247,6 @@ def test_the_figure_of_the_coefficients_has_every_weight_but_that_of_another_ter
     }
     found = coefficients.curves([*rows, other], "cifar10", "sgd")
     assert list(found) == ["spectral"] and list(found["spectral"]) == [0.0, 0.096, 96 * 0.1]
-    assert draw_coefficients(rows, tmp_path) == ["coefficients_cifar10.png"]
-    pixels = matplotlib.image.imread(tmp_path / "coefficients_cifar10.png")[..., :3]
-    assert (abs(pixels - pixels[0, 0]).max(-1) > 0.1).mean() > 0.01
 
 
 def test_mask_ratios_pair_the_seeds():
@@ -235,7 +255,7 @@ def test_mask_ratios_pair_the_seeds():
         for name, seed, value in (("MAE", 0, 20.0), ("MAE", 1, 22.0), ("U-MAE", 1, 25.0))
     ]
     line = tables.mask_ratios_block(rows).splitlines()[2]
-    assert line == "| cifar10 | 0.5 | plain | 22.0 | 25.0 | 3.0 | 1 |"
+    assert line == "| cifar10 | plain | 0.5 | 22.0 | 25.0 | 3.0 | 1 |"
 
 
 def test_finetuning_stands_beside_the_probe_of_the_same_encoders(records):
@@ -273,7 +293,7 @@ def checked(objective: str, seed: int, tuned: float, rotated: float) -> dict:
 def test_predictions_are_borne_out_or_spoken_against():
     rows = [checked("MAE", s, 19.0, 5.0 + 0.1 * s) for s in range(3)]
     rows += [checked("U-MAE", s, 20.0, 8.0 + 0.3 * s) for s in range(3)]
-    lines = tables.explanation_block(rows).splitlines()[2:]
+    lines = explanation.explanation_block(rows).splitlines()[2:]
     verdicts = [line.split(" | ")[-1].rstrip(" |") for line in lines]
     assert verdicts == [
         "bears it out",  # the rate tuned: 1 of 10 points is left
@@ -299,10 +319,22 @@ def test_predicted_and_measured_steps_stand_side_by_side():
             ]
             r["checks"]["token"]["steps"] = {"curve": curve}
             rows.append(r)
-    line = tables.steps_block(rows).splitlines()[3]
+    line = explanation.steps_block(rows).splitlines()[3]
     assert line == (
         "| cifar10 | 2,000 | 12.0 ± 0.0 | 22.0 ± 0.0 | 10.0 ± 0.0 "
         "| 14.5 ± 0.7 | 24.5 ± 0.7 | 10.0 ± 0.0 | 2 |"
+    )
+
+
+def test_the_gain_stands_beside_the_length_of_the_probe():
+    rows = []
+    for seed in range(3):
+        for objective, low in (("MAE", 10.0), ("U-MAE", 20.0)):
+            rows.append({**record(objective, seed, low), "budget": budget(low + seed)})
+    lines = explanation.budget_block(rows).splitlines()[2:]
+    assert len(lines) == 10
+    assert lines[2] == (
+        "| cifar10 | raw | 0.01 | 100 | 12.0 ± 1.0 | 22.0 ± 1.0 | +10.0 [+10.0, +10.0] | 3 |"
     )
 
 
@@ -310,6 +342,7 @@ def test_a_part_without_records_says_how_to_get_them(records):
     for block in (
         coefficients.coefficients_block,
         claims.study_block,
+        explanation.budget_block,
         tables.mask_ratios_block,
         tables.along_block,
     ):
