@@ -51,7 +51,8 @@ def _has_all_objectives(record: Record, records: Sequence[Record]) -> bool:
     return own >= set(OBJECTIVES)
 
 
-KEPT = ("config.json", "result.json", "metrics.jsonl", "model.safetensors")
+EXPORT = ("encoder/config.json", "encoder/model.safetensors")
+KEPT = ("config.json", "result.json", "metrics.jsonl", "model.safetensors", *EXPORT)
 
 
 def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> None:
@@ -69,7 +70,7 @@ def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> N
         folder = source / name
         if not (folder / "result.json").is_file():
             continue
-        (target / name).mkdir(parents=True, exist_ok=True)
+        (target / name / "encoder").mkdir(parents=True, exist_ok=True)
         for file in KEPT:
             shutil.copyfile(folder / file, target / name / file)
         record = read_json(folder / "config.json")

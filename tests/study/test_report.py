@@ -7,6 +7,7 @@ import matplotlib.image
 import pytest
 from support import few, same_tensors, small, weights
 
+from lib.evaluate.encoders import frozen_encoder
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
 from study import claims, coefficients, explanation, report, tables
@@ -147,11 +148,13 @@ def test_the_runs_of_seed_0_are_kept_and_are_runs_again(tmp_path, outputs, monke
     report.keep_runs(outputs / "runs", records, tmp_path / "kept")
     (name,) = json.loads((tmp_path / "kept" / "manifest.json").read_text())
     assert name == runs[0].folder.name
+    digest = frozen_encoder(f"run:{name}").digest
     (tmp_path / "kept").rename(tmp_path / "runs")
     monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path))
     again = train(configs[0], few(configs[0]))
     assert "reusing" in capsys.readouterr().out
     assert same_tensors(weights(again), weights(runs[0]))
+    assert frozen_encoder(f"run:{name}").digest == digest
 
 
 def test_the_committed_runs_are_what_their_manifest_says():
@@ -162,6 +165,7 @@ def test_the_committed_runs_are_what_their_manifest_says():
         load_weights(weights_file)  # raises if a tensor is not what the digest says
         assert weights_digest(weights_file) == origin["sha256"]
         assert weights_file.stat().st_size < 4 * 2**20
+        assert frozen_encoder(str(report.RUNS / name)).image_size in (32, 64)
 
 
 def test_the_plan_names_every_run_once_and_pairs_every_seed():
