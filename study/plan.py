@@ -52,6 +52,14 @@ def coefficients(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
                 yield Planned("coefficients", data, "U-MAE", seed, {"epochs": SHORT, **term})
 
 
+def mean_token(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part F: the coefficient of the term on the mean token; MAE of part B is its baseline."""
+    for seed in seeds:
+        for lam in (1e-4, 1e-3, 1e-2, 1e-1):
+            term = {**UMAE_MEAN, "lam": lam}
+            yield Planned("mean token", data, "U-MAE", seed, {"epochs": SHORT, **term})
+
+
 def mask_ratios(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
     """Part C: the mask ratio; 0 is plain autoencoding."""
     for seed in seeds:
@@ -84,12 +92,14 @@ def plan() -> list[Planned]:
         *coefficients(tiny, SEEDS[:1]),
         *objectives(cifar, SEEDS[2:3]),
         *coefficients(tiny, SEEDS[1:3]),
+        *mean_token(tiny, SEEDS[:3]),
         *finetunings(tiny, SEEDS[:3]),
         *mask_ratios(tiny, SEEDS[:3]),
         *objectives(tiny, SEEDS[3:]),
         *objectives(cifar, SEEDS[3:]),
         *long_pair(tiny),
         *coefficients(cifar, SEEDS[:3]),
+        *mean_token(cifar, SEEDS[:3]),
         *mask_ratios(cifar, SEEDS[:3]),
         *finetunings(cifar, SEEDS[:3]),
     ]
