@@ -102,6 +102,7 @@ BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study objectives": tables.objectives_block,
     "study representation": tables.representation_block,
     "study coefficients": coefficients.coefficients_block,
+    "study mean token": coefficients.mean_token_block,
     "study mask ratios": tables.mask_ratios_block,
     "study finetuning": tables.finetuning_block,
     "study along training": tables.along_block,

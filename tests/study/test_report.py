@@ -253,6 +253,23 @@ def test_the_curves_of_the_coefficients_have_every_weight_but_that_of_another_te
     assert list(found) == ["spectral"] and list(found["spectral"]) == [0.0, 0.096, 96 * 0.1]
 
 
+def test_every_protocol_chooses_its_coefficient_on_validation():
+    rows = [swept("coefficients", "MAE", seed, 20.0) for seed in range(3)]
+    for lam, value, validation in ((1e-4, 30.0, 1.0), (1e-3, 21.0, 2.0), (1e-2, 40.0, 1.5)):
+        for seed in range(3):
+            own = swept("mean token", "U-MAE", seed, value + 0.1 * seed) | {"fields": {"lam": lam}}
+            cell = {"avg": {"test": value + 0.1 * seed, "validation": validation}}
+            rows.append(own | {"accuracy": {p: cell for p in tables.PROTOCOLS}})
+    found = coefficients.chosen_on_validation(rows)
+    assert [c["protocol"] for c in found] == list(tables.PROTOCOLS)
+    assert {c["lam"] for c in found} == {1e-3}  # not the best on the test images
+    assert found[0]["differences"] == pytest.approx([1.0, 1.1, 1.2])
+    assert found[0]["verdict"] == found[0]["holm"] == "agrees"
+    lines = coefficients.mean_token_block(rows).splitlines()
+    assert lines[2].startswith("| cifar10 | 0 | 20.0 ± 0.0 |")
+    assert "| cifar10 | `online` | 0.001 | +1.1 [+0.9, +1.3] | 3 | agrees | agrees |" in lines
+
+
 def test_mask_ratios_pair_the_seeds():
     rows = [
         swept("mask ratio", name, seed, value, mask_ratio=0.5)
@@ -347,6 +364,7 @@ def test_a_part_without_records_says_how_to_get_them(records):
         coefficients.coefficients_block,
         claims.study_block,
         explanation.budget_block,
+        coefficients.mean_token_block,
         tables.mask_ratios_block,
         tables.along_block,
     ):
