@@ -13,7 +13,7 @@ from typing import Any
 
 from lib.presets import REPO
 from lib.runs.files import read_json, weights_digest, write_atomic, write_json
-from study import claims, coefficients, explanation, tables
+from study import audits, claims, coefficients, explanation, tables
 from study.plan import OBJECTIVES
 from study.tables import Record
 
@@ -97,6 +97,7 @@ BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study budget": explanation.budget_block,
     "study baselines": tables.baselines_block,
     "study claims": claims.study_block,
+    "audit pages": audits.audits_block,
     "earlier claims": claims.earlier_block,
     "theory claims": claims.theory_block,
     "study objectives": tables.objectives_block,

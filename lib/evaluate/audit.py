@@ -63,7 +63,7 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {(self.high - self.low) / 2:.1f}"
+        return f"{self.mean:z.1f} ± {(self.high - self.low) / 2:.1f}"  # z: 0.0, not -0.0
 
     @property
     def sign(self) -> int:
