@@ -152,21 +152,23 @@ def summary_block(records: Sequence[Record]) -> str:
     rows_of_gains = gains(records)
     for data in PRESETS:
         base, other = (by_seed(records, data, name) for name in ("MAE", "U-MAE"))
-        if len(base.keys() & other.keys()) < FEWEST:
+        seeds = sorted(base.keys() & other.keys())
+        if len(seeds) < FEWEST:
             continue
         shown += [r for r in records if (r["part"], r["data"]) == ("objectives", data)]
-        for reading, protocol in SUMMARY.items():
+        cells = []
+        for protocol in SUMMARY.values():
             wanted = {"data": data, "objective": "U-MAE", "protocol": protocol, "feature": "token"}
             row = next(g for g in rows_of_gains if wanted.items() <= g.items())
-            values = [
-                spread([accuracy(r, protocol, "token") for r in own.values()])
+            before, after = (
+                spread([accuracy(own[s], protocol, "token") for s in seeds])
                 for own in (base, other)
-            ]
-            n = str(len(row["differences"]))
-            rows.append([data, reading, *values, gain_text(row), n])
-    header = ["data", "probe", "MAE", "U-MAE", "gain [95 % interval]", "n"]
+            )
+            cells.append(f"{before} → {after}: {gain_text(row)}")
+        rows.append([data, *cells, str(len(seeds))])
+    header = ["data", *SUMMARY, "n"]
     machines = ", ".join(sorted({str(r["origin"]["device"]) for r in shown}))
-    origin = f"{len(shown)} runs on {machines}; commits and commands are in docs/results.md."
+    origin = f"{len(shown)} runs on {machines}; commits, commands: docs/results.md."
     return table(header, rows) + "\n\n" + origin
 
 

@@ -106,7 +106,7 @@ def test_one_pair_is_shown_without_an_interval(records):
 
 
 def test_the_front_page_shows_data_sets_with_enough_pairs(records):
-    assert "| cifar10 | plain |" in tables.summary_block(records)
+    assert "| cifar10 | 20.0 ± 1.0 → 31.2 ± 1.8: +11.2 [" in tables.summary_block(records)
     assert "7 runs on a machine" in tables.summary_block(records)
     assert "cifar10" not in tables.summary_block(records[:4])
 
