@@ -187,16 +187,31 @@ def baselines_block(records: Sequence[Record]) -> str:
     return table(["data", "encoder", "feature", *(f"`{p}`" for p in SUMMARY.values()), "n"], rows)
 
 
+IMAGES_PER_SECOND = 1300  # of one thread of the AMD EPYC, both presets, nothing else running
+
+
 def origin_block(records: Sequence[Record]) -> str:
-    """Commits, machines, n and hours of the records."""
+    """Commits, machines, n and the compute of the records."""
     commits = sorted({r["origin"]["commit"] for r in records})
     keys = ("measured_commit", "completed_commit")
     measured = sorted({r[key] for r in records for key in keys if key in r})
     later = f", measured at {', '.join(measured)}" if measured else ""
     machines = sorted({str(r["origin"]["device"]) for r in records})
     return (
-        f"{len(records)} runs; trained at commit {', '.join(commits)}{later}; machine: "
-        f"{', '.join(machines)}, one thread a run, bf16."
+        f"{len(records)} records; trained at commit {', '.join(commits)}{later}; machine: "
+        f"{', '.join(machines)}, one thread a run, bf16. {_compute(records)}"
+    )
+
+
+def _compute(records: Sequence[Record]) -> str:
+    """What pretraining and finetuning took; a run that two parts share counts once."""
+    runs = {r["run"]: r["fields"].get("epochs", 0) * r["images"]["train"] for r in records}
+    images, tuning = sum(runs.values()), [r["finetuned"] for r in records if "finetuned" in r]
+    hours = sum(found["seconds"] for found in tuning) / 3600
+    return (
+        f"Pretraining: {len(runs)} runs, {images / 1e6:.0f} million images, "
+        f"{images / IMAGES_PER_SECOND / 3600:.0f} core hours at {IMAGES_PER_SECOND:,} images/s. "
+        f"Finetuning: {len(tuning)} runs, {hours:.1f} core hours as measured. Probes come on top."
     )
 
 

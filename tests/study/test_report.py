@@ -23,6 +23,9 @@ def record(objective: str, seed: int, accuracy: float) -> dict:
         "data": "cifar10",
         "objective": objective,
         "seed": seed,
+        "run": f"{objective}-{seed}",
+        "fields": {"epochs": 40},
+        "images": {"train": 50_000, "test": 10_000},
         "accuracy": {protocol: cell for protocol in tables.PROTOCOLS},
         "representation": {"token": feature, "avg": feature},
         "origin": {"commit": "abc", "device": "a machine"},
@@ -369,6 +372,14 @@ def test_a_part_without_records_says_how_to_get_them(records):
         tables.along_block,
     ):
         assert "python -m study" in block([])
+
+
+def test_the_compute_of_a_shared_run_counts_once(records):
+    tuned = {**records[0], "part": "finetuning", "finetuned": {"best": 1.0, "seconds": 1800.0}}
+    text = tables.origin_block([*records, tuned])
+    assert text.startswith("8 records; trained at commit abc; machine: a machine,")
+    assert "7 runs, 14 million images, 3 core hours at 1,300 images/s" in text
+    assert "1 runs, 0.5 core hours" in text
 
 
 def test_the_claims_of_the_theory_are_those_of_the_executed_notebooks(tmp_path):
