@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.notebook import plots
@@ -23,9 +21,7 @@ def draw(records: Sequence[Record], folder: Path) -> list[str]:
     """Every figure that the records can fill, as a PNG; returns the names of the files."""
     plots.style()
     written = []
-    for make in (gain_figures, budget_figures, coefficient_figures, ratio_figures):
-        written += [_save(folder, *named) for named in make(records)]
-    for make in (finetuning_figures, along_figures):
+    for make in FIGURES:
         written += [_save(folder, *named) for named in make(records)]
     return written
 
@@ -110,17 +106,17 @@ def coefficient_figures(records: Sequence[Record]) -> Named:
 def ratio_figures(records: Sequence[Record]) -> Named:
     """Class-token accuracy of both objectives against the mask ratio, a panel a probe."""
     for data in PRESETS:
-        found = {p: mask_ratio_curves(records, data, p) for p in SUMMARY.values()}
-        if not any(found.values()):
-            continue
-        figure, axes = _panels("mask ratio")
-        for ax, protocol in zip(axes, SUMMARY.values(), strict=True):
-            for objective, own in found[protocol].items():
-                values = [list(seeds.values()) for seeds in own.values()]
-                _draw_objective(ax, objective, list(own), values)
-        axes[0].legend()
-        figure.suptitle(f"{data}, {SHORT} epochs, class token; bars: 95 % intervals")
-        yield f"mask_ratios_{data}", figure
+        found = [mask_ratio_curves(records, data, p) for p in SUMMARY.values()]
+        if any(found):
+            curves_of = [
+                {
+                    o: {x: list(seeds.values()) for x, seeds in own.items()}
+                    for o, own in each.items()
+                }
+                for each in found
+            ]
+            title = f"{data}, {SHORT} epochs, class token; bars: 95 % intervals"
+            yield f"mask_ratios_{data}", _panels(curves_of, "mask ratio", title)
 
 
 def finetuning_figures(records: Sequence[Record]) -> Named:
@@ -151,31 +147,38 @@ def finetuning_figures(records: Sequence[Record]) -> Named:
 def along_figures(records: Sequence[Record]) -> Named:
     """The long pair: class-token accuracy along training, a panel a probe; one seed."""
     for data in PRESETS:
-        found = {p: along_pair(records, data, p) for p in SUMMARY.values()}
-        if not any(found.values()):
-            continue
-        figure, axes = _panels("epoch of pretraining")
-        for ax, protocol in zip(axes, SUMMARY.values(), strict=True):
-            epochs = sorted(found[protocol])
-            for objective, values in zip(
-                PAIR, np.transpose([*found[protocol].values()]), strict=True
-            ):
-                _draw_objective(ax, objective, epochs, [[float(v)] for v in values])
-        axes[0].legend()
-        figure.suptitle(f"{data}, one pair of 200 epochs, class token")
-        yield f"along_{data}", figure
+        found = [along_pair(records, data, p) for p in SUMMARY.values()]
+        if any(found):
+            curves_of = [
+                {o: {epoch: [pair[k]] for epoch, pair in each.items()} for k, o in enumerate(PAIR)}
+                for each in found
+            ]
+            title = f"{data}, one pair of 200 epochs, class token"
+            yield f"along_{data}", _panels(curves_of, "epoch of pretraining", title)
 
 
-def _panels(xlabel: str) -> tuple[Figure, Sequence[Axes]]:
+Curves = dict[str, dict[float, list[float]]]  # {objective: {x: accuracies over seeds}}
+
+
+def _panels(found: Sequence[Curves], xlabel: str, title: str) -> Figure:
+    """A panel a probe of SUMMARY, a line an objective."""
     figure, axes = plt.subplots(1, len(SUMMARY), figsize=(10, 3.4))
-    for ax, reading in zip(axes, SUMMARY, strict=True):
+    for ax, reading, own in zip(axes, SUMMARY, found, strict=True):
+        for objective, points in own.items():
+            look = plots.COLOURS[objective], plots.MARKERS[objective]
+            plots.draw_seeds(ax, list(points), list(points.values()), *look, objective)
         ax.set(title=reading, xlabel=xlabel)
     axes[0].set_ylabel("test accuracy (%)")
-    return figure, axes
+    axes[0].legend()
+    figure.suptitle(title)
+    return figure
 
 
-def _draw_objective(
-    ax: Axes, objective: str, x: Sequence[float], values: Sequence[Sequence[float]]
-) -> None:
-    look = plots.COLOURS[objective], plots.MARKERS[objective]
-    plots.draw_seeds(ax, x, values, *look, objective)
+FIGURES = (
+    gain_figures,
+    budget_figures,
+    coefficient_figures,
+    ratio_figures,
+    finetuning_figures,
+    along_figures,
+)
