@@ -2,9 +2,10 @@
 
 Runs go in the order of study/plan.py. Several of these processes, on one machine or on many with a
 shared $UMAE_OUTPUTS, share the work: a run that another one is training is left to it. A process
-that was stopped goes on from its last checkpoint. `--report` trains nothing: it copies the records
-of this machine, if there are any, to outputs/reference/study, the runs of seed 0 to
-outputs/reference/runs, and writes the tables of docs/results.md and README.md.
+that was stopped goes on from its last checkpoint. A run whose record is committed is not trained
+again. `--report` trains nothing: it adds the records of this machine, if there are any, to
+outputs/reference/study, copies the runs of seed 0 to outputs/reference/runs, and writes the tables
+of docs/results.md and README.md.
 """
 # PYTHON_ARGCOMPLETE_OK
 
@@ -23,7 +24,7 @@ from lib.runs.files import read_json
 from lib.train import train
 from study.figures import draw
 from study.measure import complete, is_complete, measure
-from study.plan import PRESETS, SCRATCH, Planned, plan
+from study.plan import PRESETS, SCRATCH, SWEEPS, Planned, plan
 from study.report import RECORDS, collect, keep_runs, read_records, write_pages
 
 RETRY_SECONDS = 30  # before another look at runs that other processes hold
@@ -66,13 +67,36 @@ def config_of(planned: Planned, path: str, device: str) -> Config:
     return resolve(planned.preset, **fields, **planned.fields)
 
 
+def committed(planned: Planned, run_name: str) -> bool:
+    """Whether outputs/reference/study holds a complete record of this very run."""
+    same = (planned.part, planned.objective, run_name)
+    found = (r for r in read_records() if (r["part"], r["objective"], r["run"]) == same)
+    return any(is_complete(record) for record in found)
+
+
+def measured_in_another_part(planned: Planned, run_name: str) -> dict[str, Any]:
+    """The committed record of this run in another sweep, as this part's; {} if there is none."""
+    for record in read_records():
+        if record["run"] == run_name and {record["part"], planned.part} <= SWEEPS:
+            return {**record, "part": planned.part, "fields": planned.fields}
+    return {}
+
+
 def finish(planned: Planned, config: Config, data: Dataset) -> bool:
-    """Trains and measures one run if that is missing; False if another process is at it."""
-    path = record_path(planned, open_run(config, data.fingerprint).folder.name)
-    if (found := read_json(path)) and is_complete(found):
+    """Trains and measures one run if that is missing; False if another process is at it.
+
+    The same network from random weights is finetuned without a pretraining.
+    """
+    run = open_run(config, data.fingerprint)
+    path = record_path(planned, run.folder.name)
+    if committed(planned, run.folder.name) or ((own := read_json(path)) and is_complete(own)):
+        return True
+    if known := measured_in_another_part(planned, run.folder.name):
+        write_json(path, known)
         return True
     try:
-        run = train(config, data)
+        if planned.objective != SCRATCH:
+            run = train(config, data)
         with run.lock():
             found = read_json(path)
             if not found:

@@ -11,7 +11,7 @@ from lib.evaluate.representation import condition_number, participation_ratio
 from lib.losses import cosine_weight, effective_rank, spectrum
 from lib.presets import POOLS
 from lib.runs import Run
-from lib.runs.provenance import commit
+from lib.runs.provenance import commit, provenance
 from study.checks import baselines, budgets, checks, sizes
 from study.plan import SCRATCH, TUNING_EPOCHS, Planned
 
@@ -38,7 +38,7 @@ def complete(record: dict[str, Any], run: Run, data: Dataset) -> dict[str, Any]:
 
 
 def origin(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
-    """Which run it is, and where it was trained."""
+    """Which run it is, and where it was trained; random weights: where they are finetuned."""
     return {
         "part": planned.part,
         "data": planned.data,
@@ -48,7 +48,7 @@ def origin(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
         "cosine_weight": cosine_weight(run.config.lam, run.config.uniformity, run.config.embed_dim),
         "run": run.folder.name,
         "images": {"train": len(data.train), "test": len(data.test)},
-        "origin": run.origin(),
+        "origin": provenance() if planned.objective == SCRATCH else run.origin(),
     }
 
 

@@ -10,6 +10,7 @@ TUNING_EPOCHS = 30  # of finetuning: three times the preset's recipe
 MAE = {"lam": 0.0}
 UMAE = {"lam": 0.001, "uniformity": "spectral", "pool": "token"}
 UMAE_MEAN = {"lam": 0.001, "uniformity": "spectral", "pool": "avg"}
+SWEEPS = {"coefficients", "mean token", "mask ratio"}  # parts that measure the same of a run
 SCRATCH = "from scratch"
 OBJECTIVES = {"MAE": MAE, "U-MAE": UMAE, "U-MAE, mean token": UMAE_MEAN}
 PRESETS = {"tiny-imagenet-50": "tiny-imagenet-vit-micro", "cifar10": "cifar10-vit-micro"}

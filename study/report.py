@@ -14,7 +14,7 @@ from typing import Any
 from lib.presets import REPO
 from lib.runs.files import read_json, weights_digest, write_atomic, write_json
 from study import audits, claims, coefficients, explanation, tables
-from study.plan import OBJECTIVES
+from study.plan import OBJECTIVES, SCRATCH
 from study.tables import Record
 
 RECORDS = REPO / "outputs" / "reference" / "study"
@@ -33,16 +33,25 @@ def read_records(folder: Path = RECORDS) -> list[Record]:
 def collect(source: Path, target: Path = RECORDS) -> None:
     """The records of single runs in `source`, as one file a part in `target`.
 
-    A seed of the 40-epoch runs counts when all objectives are measured, so that every mean of a
-    table is over the same seeds.
+    A record that `target` holds already stays, unless `source` measured the same run: the runs of
+    a study come from several machines. A seed of the 40-epoch runs counts when all objectives are
+    measured, so that every mean of a table is over the same seeds.
     """
-    parts: dict[str, list[Record]] = {}
     found = [json.loads(path.read_text()) for path in sorted(source.glob("*.json"))]
-    for record in found:
-        if record["part"] != "objectives" or _has_all_objectives(record, found):
+    everything = {identity(record): record for record in [*read_records(target), *found]}
+    parts: dict[str, list[Record]] = {}
+    for record in everything.values():
+        if record["part"] != "objectives" or _has_all_objectives(record, [*everything.values()]):
             parts.setdefault(record["part"], []).append(_rounded(record))
     for part, records in parts.items():
-        write_json(target / f"{part.replace(' ', '_')}.json", records)
+        ordered = sorted(records, key=lambda r: (r["objective"] != SCRATCH, r["run"]))
+        write_json(target / f"{part.replace(' ', '_')}.json", ordered)
+
+
+def identity(record: Record) -> str:
+    """What a record is about: part, data, objective, seed and settings, as text."""
+    keys = ("part", "data", "objective", "seed", "fields")
+    return json.dumps({k: record[k] for k in keys}, sort_keys=True)
 
 
 def _has_all_objectives(record: Record, records: Sequence[Record]) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import matplotlib.image
 import pytest
@@ -85,11 +86,29 @@ def test_a_block_is_replaced_and_the_text_around_it_kept(records):
 def test_records_of_single_runs_are_collected_by_part(tmp_path):
     (tmp_path / "runs").mkdir()
     for seed in (0, 1):
-        one = {"part": "mask ratio", "seed": seed, "x": 1 / 3, "n": 2, "s": "a"}
+        one = {**record("MAE", seed, 1.0), "part": "mask ratio", "x": 1 / 3, "n": 2}
         (tmp_path / "runs" / f"{seed}.json").write_text(json.dumps(one))
     report.collect(tmp_path / "runs", tmp_path / "committed")
     found = report.read_records(tmp_path / "committed")
     assert [r["x"] for r in found] == [0.333333, 0.333333] and found[0]["n"] == 2
+
+
+def test_records_of_another_machine_stay_and_a_new_measurement_counts(tmp_path):
+    runs, committed = tmp_path / "runs", tmp_path / "committed"
+    for accuracy, seeds in ((1.0, (0, 1)), (2.0, (1, 2))):
+        shutil.rmtree(runs, ignore_errors=True)
+        runs.mkdir()
+        for seed in seeds:
+            one = {**record("MAE", seed, accuracy), "part": "mask ratio"}
+            (runs / f"{seed}.json").write_text(json.dumps(one))
+        report.collect(runs, committed)
+    found = report.read_records(committed)
+    assert {r["seed"]: r["accuracy"]["sgd"]["token"]["test"] for r in found} == {0: 1, 1: 2, 2: 2}
+    assert len(found) == 3
+    before = (committed / "mask_ratio.json").read_bytes()
+    shutil.rmtree(runs)
+    report.collect(runs, committed)  # a machine that trained nothing
+    assert (committed / "mask_ratio.json").read_bytes() == before
 
 
 def test_a_seed_counts_when_all_objectives_are_measured(tmp_path):
