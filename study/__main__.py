@@ -24,8 +24,9 @@ from lib.runs.files import read_json
 from lib.train import train
 from study.figures import draw
 from study.measure import complete, is_complete, measure
-from study.plan import PRESETS, SCRATCH, SWEEPS, Planned, plan
+from study.plan import OBJECTIVES, PRESETS, SCRATCH, SWEEPS, Planned, plan
 from study.report import RECORDS, collect, keep_runs, read_records, write_pages
+from study.variants import train_variant
 
 RETRY_SECONDS = 30  # before another look at runs that other processes hold
 
@@ -58,8 +59,8 @@ def data_paths(pairs: list[str]) -> dict[str, str]:
 
 def record_path(planned: Planned, run_name: str) -> Path:
     part = planned.part.replace(" ", "_")
-    name = f"{part}-scratch-{run_name}" if planned.objective == SCRATCH else f"{part}-{run_name}"
-    return outputs() / "study" / f"{name}.json"
+    own = () if planned.objective in OBJECTIVES else (planned.objective.replace(" ", "_"),)
+    return outputs() / "study" / f"{'-'.join([part, *own, run_name])}.json"
 
 
 def config_of(planned: Planned, path: str, device: str) -> Config:
@@ -95,7 +96,9 @@ def finish(planned: Planned, config: Config, data: Dataset) -> bool:
         write_json(path, known)
         return True
     try:
-        if planned.objective != SCRATCH:
+        if planned.part == "variants":
+            run = train_variant(planned.objective, config, data)
+        elif planned.objective != SCRATCH:
             run = train(config, data)
         with run.lock():
             found = read_json(path)

@@ -39,13 +39,15 @@ def complete(record: dict[str, Any], run: Run, data: Dataset) -> dict[str, Any]:
 
 def origin(planned: Planned, run: Run, data: Dataset) -> dict[str, Any]:
     """Which run it is, and where it was trained; random weights: where they are finetuned."""
+    config, variant = run.config, planned.part == "variants"
+    weight = cosine_weight(config.lam, config.uniformity, config.embed_dim)
     return {
         "part": planned.part,
         "data": planned.data,
         "objective": planned.objective,
         "seed": planned.seed,
         "fields": planned.fields,
-        "cosine_weight": cosine_weight(run.config.lam, run.config.uniformity, run.config.embed_dim),
+        "cosine_weight": None if variant else weight,  # another term has none
         "run": run.folder.name,
         "images": {"train": len(data.train), "test": len(data.test)},
         "origin": provenance() if planned.objective == SCRATCH else run.origin(),

@@ -12,6 +12,7 @@ UMAE = {"lam": 0.001, "uniformity": "spectral", "pool": "token"}
 UMAE_MEAN = {"lam": 0.001, "uniformity": "spectral", "pool": "avg"}
 SWEEPS = {"coefficients", "mean token", "mask ratio"}  # parts that measure the same of a run
 SCRATCH = "from scratch"
+VARIANTS = ("all tokens", "dropped head", "falling", "variance only")
 OBJECTIVES = {"MAE": MAE, "U-MAE": UMAE, "U-MAE, mean token": UMAE_MEAN}
 PRESETS = {"tiny-imagenet-50": "tiny-imagenet-vit-micro", "cifar10": "cifar10-vit-micro"}
 
@@ -61,6 +62,18 @@ def mean_token(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
             yield Planned("mean token", data, "U-MAE", seed, {"epochs": SHORT, **term})
 
 
+def variants(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part F: other terms on the mean token (study/variants.py); MAE of part B is their baseline.
+
+    The variance term is in another unit. At 0.1 it weighs on MAE's features what the spectral one
+    does at 0.001: both are near their largest value there, 1 and 96.
+    """
+    for seed in seeds:
+        for name in VARIANTS:
+            lam = 0.1 if name == "variance only" else 0.001
+            yield Planned("variants", data, name, seed, {"epochs": SHORT, **UMAE_MEAN, "lam": lam})
+
+
 def mask_ratios(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
     """Part C: the mask ratio; 0 is plain autoencoding."""
     for seed in seeds:
@@ -96,6 +109,7 @@ def plan() -> list[Planned]:
         *mean_token(tiny, SEEDS[:3]),
         *finetunings(tiny, SEEDS[:3]),
         *mask_ratios(tiny, SEEDS[:3]),
+        *variants(tiny, SEEDS[:3]),
         *objectives(tiny, SEEDS[3:]),
         *objectives(cifar, SEEDS[3:]),
         *long_pair(tiny),

@@ -16,6 +16,7 @@ from lib.runs.files import read_json, weights_digest, write_atomic, write_json
 from study import audits, claims, coefficients, explanation, tables
 from study.plan import OBJECTIVES, SCRATCH
 from study.tables import Record
+from study.variant_gains import variants_block
 
 RECORDS = REPO / "outputs" / "reference" / "study"
 RUNS = REPO / "outputs" / "reference" / "runs"
@@ -113,6 +114,7 @@ BLOCKS: dict[str, Callable[[Sequence[Record]], str]] = {
     "study representation": tables.representation_block,
     "study coefficients": coefficients.coefficients_block,
     "study mean token": coefficients.mean_token_block,
+    "study variants": variants_block,
     "study mask ratios": tables.mask_ratios_block,
     "study finetuning": tables.finetuning_block,
     "study along training": tables.along_block,

@@ -203,9 +203,15 @@ def origin_block(records: Sequence[Record]) -> str:
     )
 
 
+def _images_seen(record: Record) -> int:
+    return record["fields"].get("epochs", 0) * record["images"]["train"]
+
+
 def _compute(records: Sequence[Record]) -> str:
     """What pretraining and finetuning took; a run that two parts share counts once."""
-    runs = {r["run"]: r["fields"].get("epochs", 0) * r["images"]["train"] for r in records}
+    runs = {
+        (r["run"], r["part"] == "variants" and r["objective"]): _images_seen(r) for r in records
+    }
     images, tuning = sum(runs.values()), [r["finetuned"] for r in records if "finetuned" in r]
     hours = sum(found["seconds"] for found in tuning) / 3600
     return (

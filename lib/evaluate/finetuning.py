@@ -206,6 +206,7 @@ class Finetuning:
                 recipe.mixup, recipe.cutmix, label_smoothing=smooth, num_classes=classes
             )
         self.history: list[dict[str, float]] = []
+        self.spent, self.begun = 0.0, time.monotonic()  # seconds: of earlier attempts; this one's
         self.best = copy.deepcopy(self.model.state_dict())
 
     def _build_optimizer(self) -> None:
@@ -297,6 +298,7 @@ class Finetuning:
             return
         state = load_state(self.job.state_path)
         self.history, self.best = state["history"], state["best"]
+        self.spent = state.get("seconds", 0.0)  # a state of before this entry has none
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -307,12 +309,17 @@ class Finetuning:
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
+            "seconds": self.seconds(),
         }
         save_state(self.job.state_path, state)
 
+    def seconds(self) -> float:
+        """The time spent so far, without the epochs that an interruption lost."""
+        return self.spent + time.monotonic() - self.begun
+
     def result(self) -> dict[str, Any]:
         """Trains from the saved state, if there is one, to the end."""
-        begun = saved = time.monotonic()
+        saved = time.monotonic()
         self.resume()
         epochs, images = self.job.recipe.epochs, self.steps * self.batch
         done = len(self.history)
@@ -333,7 +340,7 @@ class Finetuning:
             "best_validation": chosen["validation"],
             "labels": len(self.ids),
             "steps": self.steps * epochs,
-            "seconds": time.monotonic() - begun,
+            "seconds": self.seconds(),
             "history": self.history,
         }
 

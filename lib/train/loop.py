@@ -72,7 +72,7 @@ class Trainer:
         self.dtype = torch.float64 if self.precision == "fp64" else torch.float32
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(c.seed)
-            objective = Objective(c, len(self.data.class_names))
+            objective = self.new_objective()
         self.objective = objective.to(self.device, self.dtype)
         if self.device.type == "cpu":
             keep_heap()
@@ -87,6 +87,10 @@ class Trainer:
         self.how = {"precision": self.precision, "kernels": "cpu" if own else "torch"}
         self.model: nn.Module = distribute(self.objective, c.shard)
         self.optimizer = build_optimizer(self.objective, self.device)
+
+    def new_objective(self) -> Objective:
+        """What this run minimises; a trainer of another objective overrides it."""
+        return Objective(self.config, len(self.data.class_names))
 
     def say(self, what: str, missing: str) -> None:
         """One line where this machine cannot do what was asked for."""
@@ -299,7 +303,7 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     saved.
     """
     config = replace(config, **config.identity())  # one spelling for all that name the same run
-    rank, world_size = rank_and_world_size()
+    rank = rank_and_world_size()[0]
     pick_device(config.device)
     if data is None:
         with rank_zero_first() if config.download else nullcontext():
@@ -313,29 +317,36 @@ def train(config: Config, data: Dataset | None = None) -> Run:
             return run
         if rank == 0:
             explain_new_run(run)
-        begun = (run.folder / "state.pt").is_file()
-        if begun:
+        if (run.folder / "state.pt").is_file():
             run.check_crops(data)
             data = run.as_trained(data)
-        trainer = Trainer(config, data)
-        checkpoint = Checkpoint(run, trainer.objective, trainer.optimizer, trainer.device)
-        position = checkpoint.resume()
-        if position:
-            trainer.go_to(position)
-        if rank == 0:
-            moments = {"mean": data.mean.tolist(), "std": data.std.tolist()}
-            how = {**trainer.how, **moments, "streamed": data.streamed, "processes": world_size}
-            run.write_record(position is not None, **how)
-            what = f"resuming at step {trainer.step}" if position else "training"
-            where = f"on {trainer.device}"
-            if world_size > 1:
-                where += f" in {world_size} processes"
-            print(f"{what} {run.folder.name} {where}")
-        with signals() as should_stop:
-            trainer.fit(checkpoint, should_stop)
-        trainer.finish(checkpoint)
-        barrier()  # nobody leaves before the files of rank 0 are there
+        run_to_the_end(run, Trainer(config, data))
     return run
+
+
+def run_to_the_end(run: Run, trainer: Trainer) -> None:
+    """Trains from the last checkpoint, if there is one, and writes the run's files.
+
+    Rank 0 must hold the run's lock; all ranks must call.
+    """
+    checkpoint = Checkpoint(run, trainer.objective, trainer.optimizer, trainer.device)
+    position = checkpoint.resume()
+    if position:
+        trainer.go_to(position)
+    if trainer.rank == 0:
+        data, processes = trainer.data, trainer.world_size
+        moments = {"mean": data.mean.tolist(), "std": data.std.tolist()}
+        how = {**trainer.how, **moments, "streamed": data.streamed, "processes": processes}
+        run.write_record(position is not None, **how)
+        what = f"resuming at step {trainer.step}" if position else "training"
+        where = f"on {trainer.device}"
+        if processes > 1:
+            where += f" in {processes} processes"
+        print(f"{what} {run.folder.name} {where}")
+    with signals() as should_stop:
+        trainer.fit(checkpoint, should_stop)
+    trainer.finish(checkpoint)
+    barrier()  # nobody leaves before the files of rank 0 are there
 
 
 def _check_trainable(run: Run, data: Dataset) -> None:

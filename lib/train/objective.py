@@ -46,11 +46,16 @@ class Objective(nn.Module):
         latent, pred = self.mae(images, masks)
         target = self.mae.targets(images, masks)
         reconstruction = reconstruction_loss(pred, target, c.norm_pix_loss)
-        features = self.mae.uniformity_features(latent, c.pool, c.uniformity)
-        uniformity = uniformity_loss(features if c.lam else features.detach(), c.uniformity)
+        uniformity = self.uniformity(latent if c.lam else latent.detach())
         loss = reconstruction + c.lam * uniformity if c.lam else reconstruction
         terms = torch.stack([loss, reconstruction, uniformity]).detach()
         return loss + self._online_loss(latent, labels), terms
+
+    def uniformity(self, latent: Tensor) -> Tensor:
+        """The uniformity term of latent (B, 1+S, D), without its coefficient."""
+        c = self.config
+        features = self.mae.uniformity_features(latent, c.pool, c.uniformity)
+        return uniformity_loss(features, c.uniformity)
 
     def _online_loss(self, latent: Tensor, labels: Tensor) -> Tensor:
         losses = []

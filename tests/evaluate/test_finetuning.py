@@ -22,7 +22,7 @@ from lib.masking import masks_from_noise
 from lib.models import pool_tokens
 from lib.presets import PRESETS
 from lib.runs import open_run, outputs
-from lib.runs.files import load_weights, save_weights
+from lib.runs.files import load_state, load_weights, save_state, save_weights
 from lib.train import train
 
 FULL = Recipe(epochs=3, batch_size=32, warmup_epochs=1, augment="none")
@@ -302,7 +302,9 @@ def test_a_killed_finetuning_goes_on_from_its_last_epoch(run_and_data, monkeypat
         finetune(run.config, FULL, data=data)
     assert state.is_file() and not path.is_file()
     done.append("resumed")
+    save_state(state, {**load_state(state), "seconds": 1000.0})
     resumed = finetune(run.config, FULL, data=data)
+    assert 1000 < resumed["seconds"] < 2000  # of both attempts
     assert done == [0, 1, "resumed", 2]
     for key in ("history", "best", "last", "best_epoch"):
         assert resumed[key] == whole[key]
