@@ -10,8 +10,17 @@ from lib.notebook import plots
 from lib.notebook.statistics import OPEN, verdict
 from study.coefficients import RELEASED, curves
 from study.explanation import budget_gains
-from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS
-from study.tables import SUMMARY, Record, along_pair, finetuned, gains, mask_ratio_curves
+from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS, VARIANTS
+from study.tables import (
+    PROTOCOLS,
+    SUMMARY,
+    Record,
+    along_pair,
+    finetuned,
+    gains,
+    mask_ratio_curves,
+)
+from study.variant_gains import variant_claims
 
 Named = Iterator[tuple[str, Figure]]  # the file's name without its ending, and the figure
 PAIR = ("MAE", "U-MAE")
@@ -103,6 +112,33 @@ def coefficient_figures(records: Sequence[Record]) -> Named:
         yield f"coefficients_{data}", figure
 
 
+def variant_figures(records: Sequence[Record]) -> Named:
+    """The gain over MAE of every other term, a dodged mark a protocol; mean token."""
+    claims = variant_claims(records)
+    for data in PRESETS:
+        own = [c for c in claims if c["data"] == data]
+        if not own:
+            continue
+        figure, ax = plt.subplots(figsize=(8, 3.6))
+        names = [name for name in VARIANTS if any(c["variant"] == name for c in own)]
+        for k, protocol in enumerate(PROTOCOLS):
+            found = {c["variant"]: c["differences"] for c in own if c["protocol"] == protocol}
+            places = [names.index(name) + 0.15 * (k - 2) for name in found]
+            told = [verdict(gain) != OPEN for gain in found.values()]
+            look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
+            label = plots.PROTOCOL_NAMES[protocol].replace("\n", " ")
+            plots.draw_seeds(ax, places, [*found.values()], *look, label, line="", told=told)
+        ax.axhline(0, color="0.3", lw=1)
+        ax.set_xticks(range(len(names)), names)
+        ax.set_ylabel("variant minus MAE (points)")
+        ax.set_title(
+            f"Other uniformity terms, {data}, {SHORT} epochs, mean token\n"
+            "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
+        )
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+        yield f"variants_{data}", figure
+
+
 def ratio_figures(records: Sequence[Record]) -> Named:
     """Class-token accuracy of both objectives against the mask ratio, a panel a probe."""
     for data in PRESETS:
@@ -178,6 +214,7 @@ FIGURES = (
     gain_figures,
     budget_figures,
     coefficient_figures,
+    variant_figures,
     ratio_figures,
     finetuning_figures,
     along_figures,

@@ -140,6 +140,7 @@ def every_part(records: list[dict]) -> list[dict]:
         own = swept("mask ratio", r["objective"], r["seed"], 20.0)
         for part, fields in (("finetuning", {}), ("mask ratio", {"mask_ratio": 0.5})):
             pairs.append({**own, "part": part, "fields": own["fields"] | fields})
+        pairs.append(swept("variants", "falling", r["seed"], 21.0))
     for r in records[:2]:
         along = [{"epoch": epoch, "accuracy": r["accuracy"]} for epoch in (50, 200)]
         pairs.append({**r, "part": "long", "along": along})
@@ -155,7 +156,8 @@ def budget(value: float) -> list[dict]:
 
 def test_every_part_with_records_has_its_figure(records, tmp_path):
     written = draw(every_part(records), tmp_path)
-    parts = ("gains", "budget", "coefficients", "mask_ratios", "finetuning", "along")
+    parts = ("gains", "budget", "coefficients", "variants", "mask_ratios")
+    parts += ("finetuning", "along")
     assert written == [f"{part}_cifar10{'_U-MAE' * (part == 'gains')}.png" for part in parts]
     for name in written:
         pixels = matplotlib.image.imread(tmp_path / name)[..., :3]
