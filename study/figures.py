@@ -10,7 +10,7 @@ from lib.notebook import plots
 from lib.notebook.statistics import OPEN, verdict
 from study.coefficients import RELEASED, curves
 from study.explanation import budget_gains
-from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS, VARIANTS
+from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS
 from study.tables import (
     PROTOCOLS,
     SUMMARY,
@@ -120,16 +120,19 @@ def variant_figures(records: Sequence[Record]) -> Named:
         if not own:
             continue
         figure, ax = plt.subplots(figsize=(8, 3.6))
-        names = [name for name in VARIANTS if any(c["variant"] == name for c in own)]
         for k, protocol in enumerate(PROTOCOLS):
-            found = {c["variant"]: c["differences"] for c in own if c["protocol"] == protocol}
-            places = [names.index(name) + 0.15 * (k - 2) for name in found]
+            found = {
+                f"{c['variant']}\nlam {c['lam']:g}": c["differences"]
+                for c in own
+                if c["protocol"] == protocol
+            }
+            places = [at + 0.15 * (k - 2) for at in range(len(found))]
             told = [verdict(gain) != OPEN for gain in found.values()]
             look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
             label = plots.PROTOCOL_NAMES[protocol].replace("\n", " ")
             plots.draw_seeds(ax, places, [*found.values()], *look, label, line="", told=told)
         ax.axhline(0, color="0.3", lw=1)
-        ax.set_xticks(range(len(names)), names)
+        ax.set_xticks(range(len(found)), list(found))
         ax.set_ylabel("variant minus MAE (points)")
         ax.set_title(
             f"Other uniformity terms, {data}, {SHORT} epochs, mean token\n"

@@ -1,6 +1,6 @@
 """What the study trains: every run of docs/results.md, as data, in the order in which they run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,16 +62,27 @@ def mean_token(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
             yield Planned("mean token", data, "U-MAE", seed, {"epochs": SHORT, **term})
 
 
-def variants(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+def variants(
+    data: str, seeds: tuple[int, ...], names: Iterable[str] = VARIANTS
+) -> Iterator[Planned]:
     """Part F: other terms on the mean token (study/variants.py); MAE of part B is their baseline.
 
     The variance term is in another unit. At 0.1 it weighs on MAE's features what the spectral one
     does at 0.001: both are near their largest value there, 1 and 96.
     """
+    coefficients_of = {"variance only": (0.1,), "falling": (1e-3, 1e-2)}
     for seed in seeds:
-        for name in VARIANTS:
-            lam = 0.1 if name == "variance only" else 0.001
-            yield Planned("variants", data, name, seed, {"epochs": SHORT, **UMAE_MEAN, "lam": lam})
+        for name in names:
+            for lam in coefficients_of.get(name, (1e-3,)):
+                own = {"epochs": SHORT, **UMAE_MEAN, "lam": lam}
+                yield Planned("variants", data, name, seed, own)
+
+
+def falling_again(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
+    """Part F: more seeds of the one variant that looked better under every protocol, and of MAE."""
+    for seed in seeds:
+        yield Planned("coefficients", data, "MAE", seed, {"epochs": SHORT, **MAE})
+        yield from variants(data, (seed,), ("falling",))
 
 
 def mask_ratios(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
@@ -110,6 +121,7 @@ def plan() -> list[Planned]:
         *finetunings(tiny, SEEDS[:3]),
         *mask_ratios(tiny, SEEDS[:3]),
         *variants(tiny, SEEDS[:3]),
+        *falling_again(tiny, SEEDS[3:]),
         *objectives(tiny, SEEDS[3:]),
         *objectives(cifar, SEEDS[3:]),
         *long_pair(tiny),

@@ -146,6 +146,9 @@ def test_the_gain_of_a_variant_is_over_mae_of_the_same_seed():
     own = [measured("variants", "falling", s, 22.0 + 1.1 * s) for s in (0, 1, 2, 7)]
     claims = variant_claims([*base, *own])
     assert {c["variant"] for c in claims} == {"falling"} and len(claims) == 5
+    larger = [{**r, "fields": {"lam": 0.01}} for r in own[:1]]
+    both = variant_claims([*base, *larger, *own])
+    assert [c["lam"] for c in both] == 5 * [0.0] + 5 * [0.01]
     assert claims[0]["differences"] == pytest.approx([2.0, 2.1, 2.2])
-    assert "| cifar10 | falling | `sgd` | +2.1" in variants_block([*base, *own])
+    assert "| cifar10 | falling | 0 | `sgd` | +2.1" in variants_block([*base, *own])
     assert "python -m study" in variants_block(base)
