@@ -130,7 +130,7 @@ def variant_figures(records: Sequence[Record]) -> Named:
             told = [verdict(gain) != OPEN for gain in found.values()]
             look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
             label = plots.PROTOCOL_NAMES[protocol].replace("\n", " ")
-            plots.draw_seeds(ax, places, [*found.values()], *look, label, line="", told=told)
+            plots.draw_seeds(ax, places, [*found.values()], *look, label, line=" ", told=told)
         ax.axhline(0, color="0.3", lw=1)
         ax.set_xticks(range(len(found)), list(found))
         ax.set_ylabel("variant minus MAE (points)")
