@@ -38,6 +38,12 @@ EARLIER = {
 
 MIDDLE, LARGEST = 1e-3, 1e-1  # spectral: the paper's number, and the largest of the plan
 PAPER_RATIO, OTHER_RATIOS = 0.75, (0.0, 0.9)
+FIGURES = {  # the picture of a part, in outputs/reference/study
+    "objectives": "gains_{data}_U-MAE.png",
+    "finetuning": "finetuning_{data}.png",
+    "coefficients": "coefficients_{data}.png",
+    "mask ratio": "mask_ratios_{data}.png",
+}
 NOT_WORSE = -0.5  # points: a finetuned U-MAE that is closer to MAE than this is as good
 Values = dict[int, float]  # {seed: test accuracy in percent}
 
@@ -116,9 +122,11 @@ def study_block(records: Sequence[Record]) -> str:
         values = claim["differences"]
         number, n = with_interval(values), str(len(values))
         where = [claim["place"], claim["data"], claim["claim"]]
-        rows.append([*where, number, n, claim["verdict"], claim["holm"], f"`{claim['part']}`"])
+        file = FIGURES[claim["part"]].format(data=claim["data"])
+        seen = [f"[figure](../outputs/reference/study/{file})", f"`{claim['part']}`"]
+        rows.append([*where, number, n, claim["verdict"], claim["holm"], *seen])
     header = ["in the paper", "data", "claim", "points [95 %]", "n", "verdict", "after Holm"]
-    return table([*header, "part"], rows) if rows else NOT_YET
+    return table([*header, "figure", "part"], rows) if rows else NOT_YET
 
 
 def read_earlier(folder: Path = REFERENCE) -> list[dict[str, Any]]:

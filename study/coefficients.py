@@ -25,13 +25,22 @@ RELEASED = cosine_weight(0.01, "released", 96)  # the authors' coefficient, one 
 
 
 def by_setting(records: Sequence[Record], data: str) -> dict[Setting, dict[int, Record]]:
-    """{(weight, form, lam): {seed: record}}, in the order of the weight on mean cos^2."""
+    """{(weight, form, lam): {seed: record}}, in the order of the weight on mean cos^2.
+
+    A seed counts when every setting has it: MAE has more seeds than the sweep.
+    """
     found: dict[Setting, dict[int, Record]] = {}
     for r in of_part(records, "coefficients", data):
         weight = float("inf") if r["cosine_weight"] is None else r["cosine_weight"]
         setting = weight, r["fields"].get("uniformity", NO_TERM), r["fields"]["lam"]
         found.setdefault(setting, {})[r["seed"]] = r
-    return dict(sorted(found.items()))
+    return dict(sorted(_with_common_seeds(found).items()))
+
+
+def _with_common_seeds(found: dict[Any, dict[int, Record]]) -> dict[Any, dict[int, Record]]:
+    """The same groups of records, each with the seeds that all of them have."""
+    common = set.intersection(*map(set, found.values())) if found else set()
+    return {key: {seed: own[seed] for seed in sorted(common)} for key, own in found.items()}
 
 
 def coefficients_block(records: Sequence[Record]) -> str:
@@ -68,7 +77,7 @@ def by_mean_token_lam(records: Sequence[Record], data: str) -> dict[float, dict[
     base = [r for r in of_part(records, "coefficients", data) if r["fields"]["lam"] == 0]
     for r in [*base, *own] if own else ():
         found.setdefault(r["fields"]["lam"], {})[r["seed"]] = r
-    return dict(sorted(found.items()))
+    return dict(sorted(_with_common_seeds(found).items()))
 
 
 def chosen_on_validation(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -154,6 +154,13 @@ def budget(value: float) -> list[dict]:
     ]
 
 
+def test_every_claim_has_its_figure():
+    found = claims.study_claims(report.read_records())
+    assert found
+    for claim in found:
+        assert (report.RECORDS / claims.FIGURES[claim["part"]].format(**claim)).is_file()
+
+
 def test_every_part_with_records_has_its_figure(records, tmp_path):
     written = draw(every_part(records), tmp_path)
     parts = ("gains", "budget", "coefficients", "variants", "mask_ratios")
@@ -214,13 +221,23 @@ def test_coefficients_stand_in_the_order_of_their_weight_on_the_squared_cosine()
     rows = [
         swept("coefficients", "U-MAE", 0, 30.0, uniformity="spectral"),
         swept("coefficients", "U-MAE", 1, 32.0, uniformity="spectral"),
-        swept("coefficients", "MAE", 0, 20.0),
-        {**swept("coefficients", "U-MAE", 0, 9.0, uniformity="euclidean"), "cosine_weight": None},
+        *(swept("coefficients", "MAE", seed, 20.0 + seed) for seed in range(3)),
     ]
-    lines = coefficients.coefficients_block(rows).splitlines()[2:]
-    assert lines[0].startswith("| cifar10 | none (MAE) | 0 | 0 | 20.0 |")
+    other = [
+        {**swept("coefficients", "U-MAE", s, 9.0, uniformity="euclidean"), "cosine_weight": None}
+        for s in range(2)
+    ]
+    lines = coefficients.coefficients_block(rows + other).splitlines()[2:]
+    assert lines[0].startswith("| cifar10 | none (MAE) | 0 | 0 | 20.5 ± 0.7 |")  # without seed 2
     assert lines[1].startswith("| cifar10 | spectral | 0.001 | 0.096 | 31.0 ± 1.4 |")
-    assert lines[2].startswith("| cifar10 | euclidean | 0.001 | another term | 9.0 |")
+    assert lines[2].startswith("| cifar10 | euclidean | 0.001 | another term | 9.0 ± 0.0 |")
+
+
+def test_mae_of_more_seeds_is_averaged_over_those_of_the_sweep():
+    rows = [swept("coefficients", "MAE", seed, 20.0 + seed) for seed in range(5)]
+    rows += [swept("mean token", "U-MAE", seed, 30.0, pool="avg") for seed in range(3)]
+    found = coefficients.by_mean_token_lam(rows, "cifar10")
+    assert [sorted(own) for own in found.values()] == [[0, 1, 2], [0, 1, 2]]
 
 
 def figure5(protocol_values: dict[float, float]) -> list[dict]:
@@ -269,11 +286,11 @@ def test_the_claims_of_every_part_are_judged_together(records):
 
 def test_the_curves_of_the_coefficients_have_every_weight_but_that_of_another_term():
     rows = figure5({0.0: 20.0, 0.001: 31.0, 0.1: 25.0})
-    other = {
-        **swept("coefficients", "U-MAE", 0, 9.0, uniformity="euclidean"),
-        "cosine_weight": None,
-    }
-    found = coefficients.curves([*rows, other], "cifar10", "sgd")
+    other = [
+        {**swept("coefficients", "U-MAE", s, 9.0, uniformity="euclidean"), "cosine_weight": None}
+        for s in range(3)
+    ]
+    found = coefficients.curves([*rows, *other], "cifar10", "sgd")
     assert list(found) == ["spectral"] and list(found["spectral"]) == [0.0, 0.096, 96 * 0.1]
 
 
