@@ -68,7 +68,8 @@ KEPT = ("config.json", "result.json", "metrics.jsonl", "model.safetensors", *EXP
 def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> None:
     """Copies the MAE and the U-MAE run of seed 0 of every data set, and writes a manifest.
 
-    A copied folder under outputs/runs is a finished run like any other, without its snapshots.
+    A copied folder under outputs/runs is a finished run like any other, without its snapshots. What
+    is committed stays: another machine trains other weights under the same name.
     """
     wanted = {
         r["run"]: f"python -m study --data {r['data']}=PATH --part objectives"
@@ -78,7 +79,7 @@ def keep_runs(source: Path, records: Sequence[Record], target: Path = RUNS) -> N
     manifest = read_json(target / "manifest.json")
     for name, command in sorted(wanted.items()):
         folder = source / name
-        if not (folder / "result.json").is_file():
+        if name in manifest or not (folder / "result.json").is_file():
             continue
         (target / name / "encoder").mkdir(parents=True, exist_ok=True)
         for file in KEPT:
