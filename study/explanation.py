@@ -111,6 +111,11 @@ def _closed_by(check: str) -> Callable[[Record, Record], float]:
 # What is predicted; whether the number should be above 0, or not differ from it; the number.
 PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
     (
+        "The gain is larger under the plain probe than under the batch-normed one; by",
+        True,
+        _closed_by("batch-normed, as above"),
+    ),
+    (
         "Tuning the plain probe's rate makes the gain smaller; by",
         True,
         _closed_by("plain, rate tuned for each model on validation"),
@@ -121,6 +126,21 @@ PREDICTIONS: list[tuple[str, bool, Callable[[Record, Record], float]]] = [
         _closed_by("plain, centred and scaled to one size"),
     ),
     ("Whitening makes the gain smaller; by", True, _closed_by("plain on whitened features")),
+    (
+        "With the plain probe's rate tuned, no gain is left",
+        False,
+        _gain("plain, rate tuned for each model on validation"),
+    ),
+    (
+        "With AdamW, rate and decay tuned, no gain is left",
+        False,
+        _gain("AdamW, rate and decay tuned"),
+    ),
+    (
+        "Centred and of one size, no gain is left",
+        False,
+        _gain("plain, centred and scaled to one size"),
+    ),
     ("Whitened, no gain is left", False, _gain("plain on whitened features")),
     ("Batch-normed, no gain is left", False, _gain("batch-normed, as above")),
     (

@@ -76,6 +76,14 @@ def test_the_tables_name_the_seeds_the_spread_and_the_verdict(records):
     assert "**higher**" in text
 
 
+def test_the_gain_stands_on_the_validation_images_as_well(records):
+    for r in records:
+        for own in r["accuracy"].values():
+            own["token"]["validation"] = own["token"]["test"] - (r["objective"] == "U-MAE")
+    text = tables.objectives_block(records)
+    assert "validation images, class token: `online` +10.2 [+8.3, +12.1], `sgd` +10.2 [" in text
+
+
 def test_a_block_is_replaced_and_the_text_around_it_kept(records):
     page = "before\n<!-- begin study origin -->\nold\n<!-- end study origin -->\nafter\n"
     once = report.filled(page, records)
@@ -179,6 +187,10 @@ def test_the_runs_of_seed_0_are_kept_and_are_runs_again(tmp_path, outputs, monke
     report.keep_runs(outputs / "runs", records, tmp_path / "kept")
     (name,) = json.loads((tmp_path / "kept" / "manifest.json").read_text())
     assert name == runs[0].folder.name
+    kept = (tmp_path / "kept" / name / "metrics.jsonl").read_bytes()
+    (runs[0].folder / "metrics.jsonl").write_text("of another machine")
+    report.keep_runs(outputs / "runs", records, tmp_path / "kept")
+    assert (tmp_path / "kept" / name / "metrics.jsonl").read_bytes() == kept
     digest = frozen_encoder(f"run:{name}").digest
     (tmp_path / "kept").rename(tmp_path / "runs")
     monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path))
@@ -358,9 +370,13 @@ def test_predictions_are_borne_out_or_spoken_against():
     lines = explanation.explanation_block(rows).splitlines()[2:]
     verdicts = [line.split(" | ")[-1].rstrip(" |") for line in lines]
     assert verdicts == [
+        "bears it out",  # batch-normed, 10 points less
         "bears it out",  # the rate tuned: 1 of 10 points is left
         "bears it out",  # one size: the same
         "bears it out",
+        "speaks against it",  # and that point is told from none
+        "speaks against it",
+        "speaks against it",
         "speaks against it",  # whitened, U-MAE still reads 1 point better
         "no difference can be told",
         "speaks against it",  # conditioned alike, 3 points are left
