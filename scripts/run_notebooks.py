@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = yaml.safe_load(args.parameters)
     if not isinstance(given, dict):
         raise InputError(f"parameters must be a YAML dict, as '{{epochs: 2}}', got {given!r}")
+    if taken := sorted(given.keys() & {"preset", "data"}):
+        raise InputError(f"parameters hold {taken[0]}; give it as DATA=PATH or PRESET=NAME")
     folder = image_folder(args.data.expanduser().resolve())
     resolve(args.preset, data=f"folder:{folder}")
     given |= {"preset": args.preset, "data": f"folder:{folder}"}

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from lib.data import Dataset
-from lib.errors import InputError
+from lib.errors import InputError, check_choice
 from lib.evaluate.accuracy import PROBES_VERSION, settings_of
 from lib.evaluate.encoders import FrozenEncoder
 from lib.evaluate.features import VERSION as FEATURES_VERSION
@@ -129,6 +130,9 @@ class Settings:
             raise InputError(f"seeds must be different numbers, got {list(self.seeds)}")
         if not self.budgets or min(self.budgets) < 1:
             raise InputError(f"budgets must be epochs of at least 1, got {list(self.budgets)}")
+        check_choice("precision", self.precision, ("fp32", "bf16"))
+        if self.workers < 0:
+            raise InputError(f"workers must be at least 0, got {self.workers}")
 
 
 @dataclass
@@ -228,7 +232,19 @@ def audited_features(encoder: FrozenEncoder, data: Dataset, workers: int = 0) ->
     what, folder = f"features of {encoder.name}", outputs() / "audit" / "features"
     content = _content(encoder, data)
     settings = {"encoder": encoder.name, "images": content["images"]}
-    return kept_features(folder, what, settings, content, compute)
+    found = kept_features(folder, what, settings, content, compute)
+    for name, splits in found.x.items():
+        for x in splits.values():
+            _check_readable(x, f"{encoder.name}, feature {name}")
+    return found
+
+
+def _check_readable(features: Tensor, where: str) -> None:
+    """InputError for features (N, D) that no probe can read."""
+    if not features.isfinite().all():
+        raise InputError(f"{where}: some features are not finite; the encoder has diverged")
+    if not (features != features[0]).any():
+        raise InputError(f"{where}: all pictures have one feature; the encoder has collapsed")
 
 
 def _content(encoder: FrozenEncoder, data: Dataset) -> dict[str, Any]:

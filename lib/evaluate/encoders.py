@@ -120,7 +120,8 @@ def own_encoder(
     are resized to S pixels by their shorter side, bicubic, and cut to the square in the middle.
     """
     transform = _transform(_input(image_size))
-    key = cache_key({"function": identity, "size": image_size})
+    seen = [normalization.mean.tolist(), normalization.std.tolist()]
+    key = cache_key({"function": identity, "size": image_size, "normalization": seen})
     return FrozenEncoder(
         name, function, transform, normalization, key, image_size, pick_device(device)
     )
@@ -134,6 +135,8 @@ def is_checkpoint(spec: str) -> bool:
 
 def _split_label(spec: str) -> tuple[str, str]:
     label, found, rest = spec.partition("=")
+    if Path(spec).expanduser().is_file():  # a file's own name may hold "="
+        return "", spec
     if found and label and rest and not set(label) & set("/:"):
         return label, rest
     return "", spec
@@ -254,7 +257,7 @@ def _frozen(
     model = model.to(device).eval()
     transform = _transform(config)
     normalization = Normalization(torch.tensor(config["mean"]), torch.tensor(config["std"]))
-    identity = {"weights": weights, "input": str(sorted(config.items()))}
+    identity = {"weights": weights, "input": str(sorted(config.items())), "settings": _plain(model)}
     names = _different(function, config["input_size"], device)
 
     def chosen(x: Tensor) -> ByName:
@@ -266,6 +269,15 @@ def _frozen(
     return FrozenEncoder(
         name, chosen, transform, normalization, key, size, device, notes=tuple(notes)
     )
+
+
+def _plain(model: nn.Module) -> str:
+    """Every plain setting of every module: the weights do not tell the number of heads."""
+    settings = []
+    for name, module in model.named_modules():
+        own = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
+        settings.append((name, type(module).__name__, sorted(own.items())))
+    return str(settings)
 
 
 @torch.no_grad()

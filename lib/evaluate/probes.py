@@ -61,9 +61,10 @@ def _check_optimizer(name: str) -> None:
 
 
 # "sgd": a plain linear layer with a short fixed budget, the release's kind of probe.
-# "mae": batch norm without affine, LARS, 90 epochs, base lr 0.1, 10 of warm-up, no weight decay
-# (He et al. 2021, Table 10). Their batch of 16,384 would be 3 steps an epoch on CIFAR-10, so ours
-# is 512, which makes about as many steps as theirs on ImageNet.
+# "mae": batch norm without affine, 90 epochs, base lr 0.1, 10 of warm-up, no weight decay
+# (He et al. 2021, Table 10). They take LARS with a trust ratio. timm's LARS has none without weight
+# decay, so ours is SGD with momentum 0.9. Their batch of 16,384 would be 3 steps an epoch on
+# CIFAR-10, so ours is 512, which makes about as many steps as theirs on ImageNet.
 # "lbfgs": scikit-learn's logistic regression on standardised features, to convergence.
 # "knn": a vote of the 20 nearest training images by cosine.
 # "online": the linear layer trained along with the encoder on masked images, read on full ones.

@@ -15,6 +15,7 @@ from lib.evaluate.__main__ import main, run
 from lib.evaluate.audit import (
     Answers,
     Settings,
+    _check_readable,
     as_json,
     audit,
     audited_features,
@@ -210,6 +211,10 @@ def test_bf16_is_used_only_where_no_probe_moves(digits, monkeypatch, capsys):
     [
         (lambda: Settings(seeds=(1, 1)), "seeds must be different numbers"),
         (lambda: Settings(budgets=(0,)), "budgets must be epochs of at least 1"),
+        (lambda: Settings(precision="fp16"), "precision must be one of fp32, bf16"),
+        (lambda: Settings(workers=-1), "workers must be at least 0"),
+        (lambda: _check_readable(torch.tensor([[1.0], [torch.nan]]), "a"), "has diverged"),
+        (lambda: _check_readable(torch.ones(3, 2), "a"), "has collapsed"),
         (lambda: audit([pixels("a"), pixels("a")], None), "of different names"),
         (lambda: run(["--data", "digits"]), "the following arguments are required: --encoder"),
         (

@@ -14,6 +14,7 @@ from lib.errors import InputError
 from lib.evaluate import encode, features
 from lib.evaluate.encoders import (
     CheckpointOptions,
+    _plain,
     frozen_encoder,
     is_checkpoint,
     own_encoder,
@@ -120,6 +121,20 @@ def test_any_function_of_images_is_an_encoder():
     encoder = own_encoder("pixels", lambda x: {"avg": x.flatten(1)}, 8, half, "1", "cpu")
     found = encode(encoder, seen_by(encoder, data))
     assert torch.equal(found.x["avg"]["test"], data.test.images.flatten(1) / 255 * 2 - 1)
+
+
+def test_the_digest_depends_on_the_heads_and_on_the_normalisation():
+    model = [timm.create_model("vit_tiny_patch16_224", num_classes=0, num_heads=h) for h in (3, 6)]
+    assert _plain(model[0]) != _plain(model[1])
+    one, other = (Normalization(torch.tensor([m]), torch.tensor([0.5])) for m in (0.1, 0.5))
+    keys = [own_encoder("e", lambda x: {"avg": x}, 8, n, "1", "cpu").digest for n in (one, other)]
+    assert keys[0] != keys[1]
+
+
+def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path):
+    file = tmp_path / "epoch=9.bin"
+    file.touch()
+    assert is_checkpoint(str(file)) and is_checkpoint(f"mine={file}")
 
 
 def test_a_part_of_the_pictures_is_balanced_and_always_the_same(tmp_path):

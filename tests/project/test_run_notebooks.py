@@ -64,6 +64,7 @@ def test_it_runs_the_notebooks_that_are_asked_for(tmp_path, monkeypatch, capsys,
     for wrong, line in {
         "--only=09": "from 01 to 08",
         "--parameters=3": "must be a YAML dict",
+        "--parameters={data: digits}": "parameters hold data; give it as",
     }.items():
         with pytest.raises(InputError, match=line):
             script.main([str(root), wrong])
