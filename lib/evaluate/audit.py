@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from lib.data import Dataset
@@ -234,8 +235,7 @@ def audited_features(encoder: FrozenEncoder, data: Dataset, workers: int = 0) ->
     settings = {"encoder": encoder.name, "images": content["images"]}
     found = kept_features(folder, what, settings, content, compute)
     for name, splits in found.x.items():
-        for x in splits.values():
-            _check_readable(x, f"{encoder.name}, feature {name}")
+        _check_readable(torch.cat([*splits.values()]), f"{encoder.name}, feature {name}")
     return found
 
 
