@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib.command_line import Parser, run_command, sentence
 from lib.errors import InputError
-from lib.evaluate.audit import Settings, audit, compare, table, write_audit
+from lib.evaluate.audit import PRECISIONS, Settings, audit, compare, table, write_audit
 from lib.evaluate.encoders import NORMALIZE, CheckpointOptions, frozen_encoder, is_checkpoint
 from lib.evaluate.pictures import load_pictures
 from lib.presets import help_of
@@ -28,7 +28,7 @@ def _parser() -> Parser:
     budgets = "Epochs of the plain probe, each at least 1. Default: 1 3 10 30 100."
     add("--budgets", type=int, nargs="+", metavar="N", default=list(defaults.budgets), help=budgets)
     precision = "fp32, or bf16 where it moves no probe by more than 0.1 points. Default: fp32."
-    add("--precision", choices=("fp32", "bf16"), default=defaults.precision, help=precision)
+    add("--precision", choices=PRECISIONS, default=defaults.precision, help=precision)
     add = partial(parser.option, "machine")
     device = "Where to compute: auto, cpu, cuda or cuda:N. Default: auto."
     add("--device", metavar="TEXT", default="auto", help=device)

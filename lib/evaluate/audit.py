@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lib.data import Dataset
@@ -45,6 +44,7 @@ SCALED = "sgd, scaled"  # the plain probe on features of one size
 LINEAR = (PLAIN, *THOROUGH)
 DRAWS = 1000  # bootstrap samples of the test pictures
 BF16_PICTURES = 2000  # of each split, on which float32 and bf16 are compared
+PRECISIONS = ("fp32", "bf16")
 BF16_POINTS = 0.1  # by which the probe's answer may move
 NAMES = {
     "token": "class token",
@@ -131,7 +131,7 @@ class Settings:
             raise InputError(f"seeds must be different numbers, got {list(self.seeds)}")
         if not self.budgets or min(self.budgets) < 1:
             raise InputError(f"budgets must be epochs of at least 1, got {list(self.budgets)}")
-        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("precision", self.precision, PRECISIONS)
         if self.workers < 0:
             raise InputError(f"workers must be at least 0, got {self.workers}")
 
@@ -235,15 +235,15 @@ def audited_features(encoder: FrozenEncoder, data: Dataset, workers: int = 0) ->
     settings = {"encoder": encoder.name, "images": content["images"]}
     found = kept_features(folder, what, settings, content, compute)
     for name, splits in found.x.items():
-        _check_readable(torch.cat([*splits.values()]), f"{encoder.name}, feature {name}")
+        _check_readable([*splits.values()], f"{encoder.name}, feature {name}")
     return found
 
 
-def _check_readable(features: Tensor, where: str) -> None:
-    """InputError for features (N, D) that no probe can read."""
-    if not features.isfinite().all():
+def _check_readable(splits: Sequence[Tensor], where: str) -> None:
+    """InputError for features, (N, D) a split, that no probe can read."""
+    if not all(x.isfinite().all() for x in splits):
         raise InputError(f"{where}: some features are not finite; the encoder has diverged")
-    if not (features != features[0]).any():
+    if all((x == splits[0][0]).all() for x in splits):
         raise InputError(f"{where}: all pictures have one feature; the encoder has collapsed")
 
 

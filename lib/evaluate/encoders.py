@@ -272,10 +272,16 @@ def _frozen(
 
 
 def _plain(model: nn.Module) -> str:
-    """Every plain setting of every module: the weights do not tell the number of heads."""
+    """Every plain setting of every module: the weights tell neither heads nor strides."""
+
+    def is_plain(value: Any) -> bool:
+        if isinstance(value, tuple):
+            return all(map(is_plain, value))
+        return isinstance(value, int | float | str)
+
     settings = []
     for name, module in model.named_modules():
-        own = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
+        own = {k: v for k, v in vars(module).items() if is_plain(v)}
         settings.append((name, type(module).__name__, sorted(own.items())))
     return str(settings)
 

@@ -213,8 +213,8 @@ def test_bf16_is_used_only_where_no_probe_moves(digits, monkeypatch, capsys):
         (lambda: Settings(budgets=(0,)), "budgets must be epochs of at least 1"),
         (lambda: Settings(precision="fp16"), "precision must be one of fp32, bf16"),
         (lambda: Settings(workers=-1), "workers must be at least 0"),
-        (lambda: _check_readable(torch.tensor([[1.0], [torch.nan]]), "a"), "has diverged"),
-        (lambda: _check_readable(torch.ones(3, 2), "a"), "has collapsed"),
+        (lambda: _check_readable([torch.tensor([[1.0], [torch.nan]])], "a"), "has diverged"),
+        (lambda: _check_readable([torch.ones(3, 2), torch.ones(2, 2)], "a"), "has collapsed"),
         (lambda: audit([pixels("a"), pixels("a")], None), "of different names"),
         (lambda: run(["--data", "digits"]), "the following arguments are required: --encoder"),
         (
@@ -227,6 +227,10 @@ def test_what_cannot_be_audited_is_one_line(make, message):
     with pytest.raises(InputError, match=message) as raised:
         make()
     assert "\n" not in str(raised.value)
+
+
+def test_a_split_of_equal_pictures_is_no_collapse():
+    _check_readable([torch.eye(2), torch.ones(2, 2)], "a")
 
 
 def test_the_command_prints_the_page_and_writes_its_files(outputs, monkeypatch, capsys):

@@ -123,9 +123,15 @@ def test_any_function_of_images_is_an_encoder():
     assert torch.equal(found.x["avg"]["test"], data.test.images.flatten(1) / 255 * 2 - 1)
 
 
-def test_the_digest_depends_on_the_heads_and_on_the_normalisation():
-    model = [timm.create_model("vit_tiny_patch16_224", num_classes=0, num_heads=h) for h in (3, 6)]
-    assert _plain(model[0]) != _plain(model[1])
+def test_the_digest_depends_on_heads_strides_and_normalisation(tmp_path):
+    save_timm(tmp_path / "a")
+    two_heads = frozen_encoder(f"local-dir:{tmp_path / 'a'}", "cpu").digest
+    config = (tmp_path / "a" / "config.json").read_text()
+    assert '"num_heads": 2' in config
+    (tmp_path / "a" / "config.json").write_text(config.replace('"num_heads": 2', '"num_heads": 4'))
+    assert frozen_encoder(f"local-dir:{tmp_path / 'a'}", "cpu").digest != two_heads
+    strides = [_plain(torch.nn.Conv2d(1, 1, 3, stride=stride)) for stride in (1, 2)]
+    assert strides[0] != strides[1]
     one, other = (Normalization(torch.tensor([m]), torch.tensor([0.5])) for m in (0.1, 0.5))
     keys = [own_encoder("e", lambda x: {"avg": x}, 8, n, "1", "cpu").digest for n in (one, other)]
     assert keys[0] != keys[1]
