@@ -65,10 +65,10 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
         raise InputError(f"mask_ratio must be in [0, 1), got {mask_ratio}; the paper uses 0.75")
     visible = math.floor(num_patches * (1 - mask_ratio) + 1e-9)
     if visible < 1:
-        highest = 1 - 1 / num_patches
+        highest = math.floor(1e6 * (1 - 1 / num_patches) + 1e-3) / 1e6  # never rounded up
         raise InputError(
             f"mask_ratio {mask_ratio} leaves none of {num_patches} patches visible; "
-            f"use at most {highest:.6g}"
+            f"use at most {highest:g}"
         )
     return visible
 

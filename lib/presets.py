@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,8 +34,8 @@ def _what(default: Any, group: str, text: str, **more: Any) -> Any:
     """A field that decides the result.
 
     `group` and `text` are its place and its line in every help. `more` may hold `low` (the least
-    value), `below` (a bound that is not reached) or `choices`: `validate` checks them, and
-    `help_of` says them.
+    value), `below` (a bound that is not reached) or `choices`: `help_of` says them, and `validate`
+    checks them, of mask_ratio by `num_visible`.
     """
     return field(default=default, metadata={"group": group, "help": text, **more})
 
@@ -107,11 +109,13 @@ class Config:
         "fp32", "optimiser", "format of matrix products", choices=("fp32", "bf16", "fp64")
     )
     seed: int = _what(
-        0, "what to run", "number that decides weights, order, masks and crops", low=0, below=2**63
+        0, "what to run", "number that decides weights, order, masks and crops", low=0
     )
     eval_every: int = _what(1, "measurements", "epochs between two measurements", low=1)
-    snapshots: int = _what(8, "measurements", "sets of weights that are kept along training", low=0)
-    classes_file: str = _data("", "text file with a class name on each line, instead of classes")
+    snapshots: int = _what(
+        8, "measurements", "sets of weights kept along training, one an epoch at most", low=0
+    )
+    classes_file: str = _data("", "text file of class names, one a line (# begins a comment)")
     data_dir: str = _where("", "images", "folder of torchvision's files, data/ if empty")
     download: bool = _where(False, "images", "let torchvision fetch its files")
     stream: str = _where(
@@ -297,6 +301,8 @@ def _converted(name: str, value: Any, kind: Any) -> Any:
             k: check_type(f"{name}[{k!r}]", v, elements[1]) if elements else v
             for k, v in value.items()
         }
+    if type(value) is int and abs(value) >= 2**63:
+        raise InputError(f"{name} must be below 2**63, got {value}")
     return value if type(value) is origin else _REFUSED
 
 
@@ -305,7 +311,7 @@ def _number(value: Any) -> Any:
         return _REFUSED
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return _REFUSED
 
 
@@ -332,6 +338,7 @@ def resolve(preset: str = DEFAULT_PRESET, /, **overrides: Any) -> Config:
         changes["warmup_epochs"] = base.warmup_epochs * changes["epochs"] / base.epochs
     config = dataclasses.replace(PRESETS[preset], **changes)
     validate(config)
+    _check_effect(config, changes)
     return config
 
 
@@ -348,8 +355,7 @@ def help_of(name: str) -> str:
     if choices:
         return f"{about['help']}: {', '.join(choices[:-1])} or {choices[-1]}"
     if "below" in about:
-        below = "2**63" if about["below"] == 2**63 else about["below"]
-        return f"{about['help']}, at least {about['low']} and below {below}"
+        return f"{about['help']}, at least {about['low']} and below {about['below']}"
     if "low" in about:
         return f"{about['help']}, at least {about['low']}"
     return about["help"]
@@ -378,7 +384,7 @@ def _validate_data(c: Config) -> None:
     kind, _, path = c.data.partition(":")
     if kind not in DATASETS or (kind != "folder" and path):
         wanted = "expected digits, fashion_mnist, cifar10 or folder:/path/to/images"
-        if Path(c.data).expanduser().is_dir():
+        if os.path.isdir(os.path.expanduser(c.data)):
             wanted = f"did you mean folder:{c.data}?"
         raise InputError(f"unknown data {c.data!r}: {wanted}")
     if kind == "folder" and not path:
@@ -395,10 +401,35 @@ def _validate_data(c: Config) -> None:
         raise InputError("classes and classes_file were both given; give one of them")
 
 
+def _check_effect(c: Config, given: Mapping[str, Any]) -> None:
+    """Raises InputError for a field that was given by name and that this run would not heed."""
+    kind = c.data.partition(":")[0]
+    unused = []
+    if kind in ("digits", "folder"):  # torchvision has no files of them
+        unused += [name for name in ("data_dir", "download") if getattr(c, name)]
+    if kind in ("digits", "fashion_mnist") and c.stream == "always":
+        unused += ["stream"]
+    for name in unused:
+        if name in given:
+            raise InputError(
+                f"{name} {given[name]} has no effect on data {kind}; leave it out, or change data"
+            )
+
+
 def _validate_shapes(c: Config) -> None:
     if c.image_size % c.patch_size:
         raise InputError(
             f"patch_size {c.patch_size} does not divide image_size {c.image_size}; choose a divisor"
+        )
+    if c.norm_pix_loss and c.patch_size == 1 and c.channels == 1:
+        raise InputError(
+            "norm_pix_loss divides by the deviation within a patch, and patch_size 1 leaves one "
+            "grey value; use a larger patch_size or norm_pix_loss False"
+        )
+    if c.augment == "crop" and c.image_size < 8:
+        raise InputError(
+            f"augment crop moves an image by an eighth of its side, which of image_size "
+            f"{c.image_size} is less than a pixel; use at least 8, or another augment"
         )
     for dim, heads in (("embed_dim", "num_heads"), ("decoder_dim", "decoder_heads")):
         if getattr(c, dim) % getattr(c, heads) or getattr(c, dim) % 4:
@@ -409,8 +440,6 @@ def _validate_shapes(c: Config) -> None:
 
 
 def _validate_budget(c: Config) -> None:
-    if c.seed >= 2**63:
-        raise InputError(f"seed must be below 2**63, got {c.seed}")
     if c.batch_size % c.accum_steps or c.batch_size // c.accum_steps < 2:
         raise InputError(
             f"batch_size {c.batch_size} must be a multiple of accum_steps {c.accum_steps} and "

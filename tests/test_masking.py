@@ -73,6 +73,10 @@ def test_a_ratio_that_leaves_nothing_visible_is_refused_with_the_highest_that_wo
     with pytest.raises(InputError, match=r"leaves none of 16 patches visible; use at most 0\.9375"):
         num_visible(16, 0.95)
     assert num_visible(16, 0.9375) == 1
+    for patches in (2, 3, 7, 49, 1023):
+        with pytest.raises(InputError) as caught:
+            num_visible(patches, 1 - 1e-9)
+        assert num_visible(patches, float(str(caught.value).split()[-1])) == 1
 
 
 @pytest.mark.parametrize("ratio", [0, 0.25, 0.5, 0.75, 0.95])

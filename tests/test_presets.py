@@ -95,7 +95,8 @@ def test_the_table_of_other_values_is_complete():
 @pytest.mark.parametrize("name", OTHER)
 def test_a_field_enters_the_identity_exactly_if_it_decides_the_result(name):
     """The images decide too, but by their fingerprint, wherever they lie."""
-    base, other = resolve(), resolve(**{name: OTHER[name]})
+    files = {"data": "cifar10"} if name in ("data_dir", "download", "stream") else {}
+    base, other = resolve(**files), resolve(**files, **{name: OTHER[name]})
     assert getattr(other, name) == OTHER[name] != getattr(base, name)
     elsewhere = FIELDS[name].metadata.get("where") or FIELDS[name].metadata.get("data")
     assert (other.hash8(IMAGES) == base.hash8(IMAGES)) == bool(elsewhere)

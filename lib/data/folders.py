@@ -173,11 +173,16 @@ def _read_class_folders(root: Path, names: Sequence[str], chosen: Sequence[str])
         if entry.name not in names:
             split.left_out["hidden" if _hidden(entry.name) else "in no class folder"] += 1
     for label, name in enumerate(chosen):
-        files = sorted(_walk(root / name, split.left_out), key=lambda p: (str(p.parent), p.name))
+        left_out: Counter[str] = Counter()
+        files = sorted(_walk(root / name, left_out), key=lambda p: (str(p.parent), p.name))
         if not files:
+            found = ", ".join(f"{n} {why}" for why, n in sorted(left_out.items()))
+            instead = f" (it holds {found})" if found else ""
             raise InputError(
-                f"class folder {show_path(root / name)} holds no image; add images or remove it"
+                f"class folder {show_path(root / name)} holds no image{instead}; add images or "
+                "remove it"
             )
+        split.left_out += left_out
         split.paths += files
         split.labels += [label] * len(files)
     return split
@@ -191,7 +196,13 @@ def _read_annotated(root: Path, names: Sequence[str], chosen: Sequence[str]) -> 
         raise InputError(
             f"{show_path(root / ANNOTATIONS)} needs a file name, a tab and a class in every line"
         )
-    class_of = {line[0]: line[1] for line in lines}
+    class_of: dict[str, str] = {}
+    for file, label, *_ in lines:
+        if class_of.setdefault(file, label) != label:
+            raise InputError(
+                f"{show_path(root / ANNOTATIONS)} gives {file} two classes, {class_of[file]} and "
+                f"{label}; remove one of the lines"
+            )
     _check_same_classes(root, sorted(set(class_of.values())), names, chosen)
     label_of = {name: label for label, name in enumerate(chosen)}
     seen = set()
@@ -243,7 +254,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as found:
         entries = list(found)
     for entry in entries:
-        if entry.is_symlink() and not os.path.exists(entry.path):
+        lost = entry.is_symlink() and not os.path.exists(entry.path)
+        if lost and not _hidden(entry.name):
             raise InputError(LOST_LINK.format(show_path(Path(entry.path))))
     return entries
 

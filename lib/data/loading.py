@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,12 +46,12 @@ def load(
     folder, one line per split is printed: what was read, what was left out, and why.
     Raises InputError, before anything else starts, if they cannot be used.
     """
-    root = Path(data_dir).expanduser() if data_dir else REPO / "data"
+    root = _path(data_dir) if data_dir else REPO / "data"
     kind, _, path = data.partition(":")
     try:
-        chosen = _read_classes(Path(classes_file).expanduser()) if classes_file else classes
+        chosen = _read_classes(_path(classes_file)) if classes_file else classes
         if kind == "folder":
-            return _load_folder(Path(path).expanduser(), image_size, chosen, stream)
+            return _load_folder(_path(path), image_size, chosen, stream)
         if kind == "cifar10" and (root / "train").is_dir():
             return _load_folder(root, image_size, chosen, stream)
         return _load_builtin(kind, root, image_size, chosen, download)
@@ -59,8 +60,13 @@ def load(
         raise InputError(f"cannot read {where} ({error.strerror})") from None
 
 
+def _path(text: str) -> Path:
+    """The path with ~ put in full; a ~name whom this machine does not know stays as it is."""
+    return Path(os.path.expanduser(text))
+
+
 def _read_classes(path: Path) -> list[str]:
-    """The class names in a text file, one a line."""
+    """The class names in a text file, one a line; lines that begin with # are comments."""
     names = read_lines(path)
     if len(set(names)) < max(2, len(names)):
         raise InputError(
@@ -149,6 +155,12 @@ def _load_folder(root: Path, size: int, classes: Sequence[str], stream: str) -> 
 
 def _decode(paths: Sequence[Path], size: int) -> Tensor:
     """uint8 (N, 3, S, S). Threads pay off only where one image takes longer than a hand-over."""
+    needed, free = len(paths) * 3 * size**2, psutil.virtual_memory().available
+    if needed > 0.9 * free:
+        raise InputError(
+            f"{len(paths)} images of {size} x {size} pixels take {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free; set stream to always, or lower image_size"
+        )
     decoder = Decoder(list(paths), size, None)
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:

@@ -152,12 +152,17 @@ def run_jobs(
             say(f"{names[outcome.index]}: {text}")
         if outcome.error:
             failed.append(outcome)
-            say(f"{names[outcome.index]}: {str(outcome.error).splitlines()[-1]}")
+            say(f"{names[outcome.index]}: {_last_line(outcome.error)}")
         elif line and (text := line(outcome.index, outcome.value)):
             say(text)
     if failed:
         _raise_first(failed, names)
     return values
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 def _raise_first(failed: list[_Outcome], names: Sequence[str]) -> None:
@@ -209,7 +214,14 @@ def _elsewhere(
     """In processes of joblib's active backend, in the order in which they end."""
     variables = {k: v for k, v in os.environ.items() if k.startswith("UMAE_")}
     parent = os.getpid() if plan.threads else 0
-    with tempfile.TemporaryDirectory(prefix=".jobs-", dir=folder) as meeting:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".jobs-", dir=folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder or tempfile.gettempdir()} ({error.strerror}); set UMAE_OUTPUTS, "
+            "or TMPDIR, to a folder that can be written"
+        ) from None
+    with temporary as meeting:
         place = _Place(meeting, variables, plan, parent)
         parallel = Parallel(
             plan.at_once, batch_size=1, return_as="generator_unordered", mmap_mode="c"

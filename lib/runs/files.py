@@ -44,6 +44,21 @@ def write_atomic(path: Path, content: bytes) -> None:
         ) from None
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, with those above it; InputError if that is not allowed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {path} ({error.strerror}); free the disk or set UMAE_OUTPUTS to a folder "
+        "that can be written"
+    )
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes temporary files of processes of this machine that were killed while they wrote."""
     for leftover in folder.rglob(".*.tmp"):
@@ -59,13 +74,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def parse_json(path: Path, text: str) -> dict[str, Any]:
-    """The JSON in `text`, which was read from `path`; InputError if it is damaged."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise InputError(
-            f"{path} is damaged (no JSON); delete the folder {path.parent.name} to train it again"
-        ) from None
+    """The JSON object in `text`, which was read from `path`; InputError if it is damaged."""
+    with suppress(ValueError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    raise InputError(
+        f"{path} is damaged (no JSON object); delete the folder {path.parent.name} to train it "
+        "again"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

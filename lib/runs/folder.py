@@ -8,7 +8,7 @@ import socket
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ from lib.data import Dataset
 from lib.errors import InputError, RunBusy
 from lib.presets import PRESETS, REPO, Config
 from lib.runs.files import (
+    cannot_write,
     load_into,
     load_weights,
+    make_folder,
     parse_json,
     read_json,
     remove_leftovers,
@@ -43,7 +45,7 @@ os.register_at_fork(after_in_child=lambda: [file.close() for file in _locks.valu
 
 def outputs() -> Path:
     """The folder for everything that is written: $UMAE_OUTPUTS, or outputs/ of the repository."""
-    return Path(os.environ.get("UMAE_OUTPUTS") or REPO / "outputs").expanduser().resolve()
+    return Path(os.path.expanduser(os.environ.get("UMAE_OUTPUTS") or REPO / "outputs")).resolve()
 
 
 def settings_name(config: Config) -> str:
@@ -168,18 +170,27 @@ class Run:
             return data.with_moments(record["mean"], record["std"])
         return data
 
-    def check_crops(self, data: Dataset) -> None:
-        """Raises InputError if going on with `data` would mix two kinds of random resized crops.
+    def check_fits(self, data: Dataset) -> None:
+        """Raises InputError unless `data` gives the images that this run trains on.
 
-        Those of a streamed folder are cut from the file, those in memory from the small image.
+        They have its size and channels, and random resized crops are all of one kind: those of a
+        streamed folder are cut from the file, those in memory from the small image.
         """
+        wanted = (self.config.channels, self.config.image_size)
+        given = (len(data.mean), data.image_size)
+        if given != wanted:
+            (c, size), (found_c, found) = wanted, given
+            raise InputError(
+                f"the config is for images of {c} x {size} x {size} values, the data has {found_c} "
+                f"x {found} x {found}; load it with load(**config.data_fields)"
+            )
         streamed = self.record.get("streamed", data.streamed)
         if self.config.augment == "resized_crop" and streamed != data.streamed:
             ways = ("in memory", "streamed")
             raise InputError(
                 f"run {self.folder.name} was begun on images {ways[streamed]}, these are "
                 f"{ways[data.streamed]}: their random crops differ; set stream to "
-                f"{'always' if streamed else 'never'} to resume it"
+                f"{'always' if streamed else 'never'} to go on with it"
             )
 
     @contextmanager
@@ -188,20 +199,19 @@ class Run:
 
         Raises RunBusy, naming host, pid and time, if another process holds it.
         """
+        make_folder(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             file = open(self.folder / "lock", "a+")  # noqa: SIM115
         except OSError as error:
-            raise InputError(
-                f"cannot write {self.folder} ({error.strerror}); set UMAE_OUTPUTS to another folder"
-            ) from None
+            raise cannot_write(self.folder, error) from None
         with file:
             self._take(file)
             _locks[self.folder] = file
-            file.truncate(0)
             now = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"{socket.gethostname()}, pid {os.getpid()}, since {now}")
-            file.flush()
+            with suppress(OSError):  # of a full disk the first file of the run tells
+                os.ftruncate(file.fileno(), 0)
+                owner = f"{socket.gethostname()}, pid {os.getpid()}, since {now}"
+                os.write(file.fileno(), owner.encode())
             remove_leftovers(self.folder)
             yield
 

@@ -93,7 +93,7 @@ def _convert(name: str, text: str) -> Any:
     except (ValueError, KeyError):
         expected = "true or false" if kind is bool else kind.__name__
         raise InputError(f"{name} must be {expected}, got {text!r}") from None
-    return tuple(part for part in text.split(",") if part)
+    return tuple(text.split(",")) if text else ()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -207,6 +207,17 @@ class Trainer:
         found = measure(self.objective.eval(), images(), labels, self.autocast)
         return {f"{split}_{k}": v for k, v in found.items()}
 
+    def check_test_images(self) -> None:
+        """Reads a streamed test split once: a damaged image stops a run before its first step.
+
+        The training images are all read in the first epoch. Every process reads a share.
+        """
+        test = self.data.test
+        if test.images is None:
+            ids = measured_batches(torch.arange(self.rank, len(test), self.world_size))
+            for _ in self.data.batches(test, ids, workers=self.config.workers):
+                pass
+
     def position(self) -> dict[str, Any]:
         """The place in training, for a checkpoint."""
         return {"step": self.step, "sums": all_reduce_mean_(self.sums).cpu()}
@@ -309,6 +320,7 @@ def train(config: Config, data: Dataset | None = None) -> Run:
         with rank_zero_first() if config.download else nullcontext():
             data = load(**config.data_fields)
     run = open_run(config, data.fingerprint)
+    run.check_fits(data)
     if _finished(run):
         return run
     _check_trainable(run, data)
@@ -318,7 +330,6 @@ def train(config: Config, data: Dataset | None = None) -> Run:
         if rank == 0:
             explain_new_run(run)
         if (run.folder / "state.pt").is_file():
-            run.check_crops(data)
             data = run.as_trained(data)
         run_to_the_end(run, Trainer(config, data))
     return run
@@ -343,6 +354,8 @@ def run_to_the_end(run: Run, trainer: Trainer) -> None:
         if processes > 1:
             where += f" in {processes} processes"
         print(f"{what} {run.folder.name} {where}")
+    if position is None:
+        trainer.check_test_images()
     with signals() as should_stop:
         trainer.fit(checkpoint, should_stop)
     trainer.finish(checkpoint)

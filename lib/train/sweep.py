@@ -16,6 +16,7 @@ from lib.distributed import launch
 from lib.distributed.jobs import check_jobs, plan_jobs, run_jobs
 from lib.errors import InputError, RunBusy
 from lib.presets import Config
+from lib.runs.files import make_folder
 from lib.runs.folder import Run, explain_new_run, open_run, outputs
 from lib.runs.progress import progress
 
@@ -47,9 +48,12 @@ def train_all(
     """
     if processes > 1 and (check_jobs(jobs) or 1) > 1:
         raise InputError(f"jobs {jobs} and processes {processes} were both given; give one of them")
+    if not configs:
+        return []
     data = data or load(**_shared_data_fields(configs))
     runs = [open_run(config, data.fingerprint) for config in configs]
     for k, run in enumerate(runs):
+        run.check_fits(data)
         if run.result is not None:
             print(_line(runs, k, ", ".join(filter(None, ["found", run.imported_from]))), flush=True)
     missing = _missing(runs)
@@ -136,7 +140,7 @@ def _train_together(
     def line(job: int, text: str) -> str:
         return _line(runs, missing[job], text) if text else ""
 
-    outputs().mkdir(parents=True, exist_ok=True)
+    make_folder(outputs())
     run_jobs(
         _train,
         [(runs[k].config, data, processes) for k in missing],
@@ -178,7 +182,7 @@ def _train(config: Config, data: Dataset, processes: int) -> str:
         if processes > 1:
             launch.run(train, processes, config, data)
         else:
-            run.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(run.folder)
             with open(run.folder / "log.txt", "a", buffering=1) as log, redirect_stdout(log):
                 train(config, data)
     except RunBusy:

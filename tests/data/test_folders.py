@@ -182,12 +182,17 @@ def test_some_classes_of_tiny_imagenet(tmp_path):
 
 ANNOTATIONS = {
     "a class that train lacks": (
-        lambda r: _append(r, "val_0.png\tn09\n"),
+        lambda r: _append(r, "val_99.png\tn09\n"),
         "class 'n09' is not in both train and val: train lacks it; both need the same classes",
     ),
     "an image that is not there": (
         lambda r: (r / "val/images/val_3.png").unlink(),
         "{root}/val lacks val_3.png, which val_annotations.txt names; unpack it again",
+    ),
+    "two classes of one image": (
+        lambda r: _append(r, "val_0.png\tn09\n"),
+        "{root}/val/val_annotations.txt gives val_0.png two classes, n01 and n09; remove one of "
+        "the lines",
     ),
     "a line without a class": (
         lambda r: _append(r, "val_0.png\n"),
@@ -261,7 +266,7 @@ FOLDERS = {
     "empty class in val alone": (lambda r: _keep(r / "val/cat", 0), NO_IMAGE % "val/cat"),
     "class with a text alone": (
         lambda r: (_keep(r / "train/dog", 0), (r / "train/dog/a.txt").write_text("x")),
-        NO_IMAGE % "train/dog",
+        "class folder {root}/train/dog holds no image (it holds 1 .txt); add images or remove it",
     ),
     "one class": (
         lambda r: _only(r, "cat"),
@@ -303,6 +308,13 @@ FOLDERS = {
         "{root}/train/cat/more/cat is a link that leads back; remove it",
     ),
 }
+
+
+def test_a_hidden_link_to_nothing_is_no_image(tmp_path):
+    """Emacs locks a file with such a link."""
+    root = image_folder(tmp_path)
+    (root / "train/cat/.#3.jpg").symlink_to("user@host.1234")
+    assert left_out(root) == "1 hidden"
 
 
 @pytest.mark.parametrize("stream", ["never", "always"])

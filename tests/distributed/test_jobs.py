@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -67,6 +68,21 @@ def test_an_error_is_named_in_one_line_and_the_others_finish(capsys, number):
     with pytest.raises(RuntimeError, match=r"(?s)^2 of 3 failed; a: .*a mistake"):
         run_jobs(halved, [(n,) for n in (-1, 3, 4)], number, names="abc")
     assert "a: ZeroDivisionError: a mistake" in capsys.readouterr().out or number == 1
+
+
+def empty(_: int) -> None:
+    raise AssertionError
+
+
+def test_an_error_without_a_text_is_named_by_its_kind(capsys):
+    with pytest.raises(RuntimeError, match=r"^a: "):
+        run_jobs(empty, [(0,)], 1, names="a")
+    assert capsys.readouterr().out == "a: AssertionError\n"
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line():
+    with pytest.raises(InputError, match=r"cannot write /proc \(.*set UMAE_OUTPUTS, or TMPDIR"):
+        run_jobs(halved, [(0,), (2,)], 2, names="ab", folder=Path("/proc"))
 
 
 def test_a_process_that_is_killed_is_said_in_one_line():

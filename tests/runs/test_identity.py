@@ -80,10 +80,15 @@ def test_a_run_goes_on_with_the_normalisation_that_it_was_begun_with(
 def test_random_crops_in_memory_and_streamed_are_not_mixed(tmp_path, monkeypatch, begun, resumed):
     root = image_folder(tmp_path / "images", per_class=8)
     config = folder_config(root, stream=begun, augment="resized_crop")
+    other = folder_config(root, stream=resumed, augment="resized_crop")
     interrupted(monkeypatch, config)
-    with pytest.raises(InputError, match=f"crops differ; set stream to {begun} to resume it$"):
-        train(folder_config(root, stream=resumed, augment="resized_crop"))
+    line = f"crops differ; set stream to {begun} to go on with it$"
+    with pytest.raises(InputError, match=line):
+        train(other)
     assert train(config).result
+    for again in (train, lambda config: train_all([config])):  # nor is a finished run reused
+        with pytest.raises(InputError, match=line):
+            again(other)
 
 
 OLD = {"fingerprint": "f28ab629391b167c", "passes": "torch's", "before": []}

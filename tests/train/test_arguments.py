@@ -41,7 +41,7 @@ def test_the_range_that_is_said_is_the_range_that_is_checked():
             with pytest.raises(InputError, match=name):
                 resolve(**{name: below})
         for choice in field.metadata.get("choices", ()):
-            assert choice in help_of(name) and resolve(**{name: choice})
+            assert choice in help_of(name) and resolve(data="cifar10", **{name: choice})
 
 
 def test_no_option_at_all_is_the_default_preset():
@@ -49,7 +49,9 @@ def test_no_option_at_all_is_the_default_preset():
 
 
 def test_both_spellings_and_an_equals_sign():
-    config = read_arguments(["--mask_ratio=0.5", "--decoder-dim", "16", "--data_dir", "/a_b"])
+    config = read_arguments(
+        ["--mask_ratio=0.5", "--decoder-dim", "16", "--data_dir", "/a_b", "--data=cifar10"]
+    )
     assert (config.mask_ratio, config.decoder_dim, config.data_dir) == (0.5, 16, "/a_b")
 
 

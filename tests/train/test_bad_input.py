@@ -130,6 +130,8 @@ PARAMETERS = [
     (["--device", "cuda:99"], NO_DEVICE.format("cuda:99")),
     (["--seed", "-1"], "seed must be at least 0, got -1"),
     (["--seed", str(2**63)], f"seed must be below 2**63, got {2**63}"),
+    (["--epochs", str(10**400)], f"epochs must be below 2**63, got {10**400}"),
+    (["--lam", "1" + 400 * "0"], "lam must be finite and at least 0, got inf"),
     (["--workers", "-1"], "workers must be at least 0, got -1"),
     (
         ["--classes", "3"],
@@ -138,6 +140,32 @@ PARAMETERS = [
     (
         ["--classes", "3,3"],
         "classes must name at least 2 different classes, or none for all, got ['3', '3']",
+    ),
+    (
+        ["--classes", ","],
+        "classes must name at least 2 different classes, or none for all, got ['', '']",
+    ),
+    (
+        ["--stream", "always"],
+        "stream always has no effect on data digits; leave it out, or change data",
+    ),
+    (
+        ["--data-dir", "/a"],
+        "data_dir /a has no effect on data digits; leave it out, or change data",
+    ),
+    (
+        ["--download", "true"],
+        "download True has no effect on data digits; leave it out, or change data",
+    ),
+    (
+        ["--norm-pix-loss", "true", "--patch-size", "1"],
+        "norm_pix_loss divides by the deviation within a patch, and patch_size 1 leaves one grey "
+        "value; use a larger patch_size or norm_pix_loss False",
+    ),
+    (
+        ["--augment", "crop", "--image-size", "4"],
+        "augment crop moves an image by an eighth of its side, which of image_size 4 is less than "
+        "a pixel; use at least 8, or another augment",
     ),
     (["--classes", "3,11"], "digits has no class '11'; its classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
     (
@@ -180,6 +208,7 @@ API = [
     ),
     ({"classes": (3, 7)}, "classes[0] must be str, got the int 3"),
     ({"seed": [0, 1]}, "seed must be int, got the list [0, 1]"),
+    ({"lam": 10**400}, f"lam must be float, got the int {10**400}"),
 ]
 
 
@@ -352,14 +381,20 @@ CHECKPOINTS = [
     (
         "record damaged",
         lambda p: (p.parent / "config.json").write_text('{"config": '),
-        "{folder}/config.json is damaged (no JSON); delete the folder {folder.name} to train it "
-        "again",
+        "{folder}/config.json is damaged (no JSON object); delete the folder {folder.name} to "
+        "train it again",
+    ),
+    (
+        "record of another kind",
+        lambda p: (p.parent / "config.json").write_text("[]"),
+        "{folder}/config.json is damaged (no JSON object); delete the folder {folder.name} to "
+        "train it again",
     ),
     (
         "result damaged",
         lambda p: (p.parent / "result.json").write_text("\0\0\0"),
-        "{folder}/result.json is damaged (no JSON); delete the folder {folder.name} to train it "
-        "again",
+        "{folder}/result.json is damaged (no JSON object); delete the folder {folder.name} to "
+        "train it again",
     ),
 ]
 
@@ -427,9 +462,9 @@ def test_an_output_folder_that_cannot_be_made(refused, monkeypatch, tmp_path):
         ("/proc/nowhere", "No such file or directory"),
     ):
         monkeypatch.setenv("UMAE_OUTPUTS", str(root))
-        assert (
-            refused(*cli_args())
-            == f"cannot write {root}/runs/{name} ({reason}); set UMAE_OUTPUTS to another folder"
+        assert refused(*cli_args()) == (
+            f"cannot write {root}/runs/{name} ({reason}); free the disk or set UMAE_OUTPUTS to a "
+            "folder that can be written"
         )
 
 

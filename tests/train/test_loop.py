@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ import lib.runs.folder
 import lib.train.loop
 from lib.compute import cpu_kernels as kernels
 from lib.data import load, validation_mask
-from lib.errors import Interrupted, NonFiniteLoss
+from lib.errors import InputError, Interrupted, NonFiniteLoss
 from lib.losses import UNIFORMITY_FORMS
 from lib.masking import random_masks
 from lib.models import MAE
@@ -34,7 +35,7 @@ from lib.presets import resolve
 from lib.runs import provenance
 from lib.runs.files import load_state, load_weights
 from lib.runs.provenance import processor
-from lib.train import train
+from lib.train import train, train_all
 from lib.train.checkpoint import Checkpoint
 from lib.train.loop import Trainer
 from lib.train.objective import Objective, learning_rate
@@ -231,6 +232,30 @@ def trained(config, data) -> dict[str, torch.Tensor]:
     with run.lock():
         trainer.fit(Checkpoint(run, trainer.objective, trainer.optimizer, trainer.device), [])
     return {k: v.clone() for k, v in trainer.objective.state_dict().items()}
+
+
+def test_images_of_another_size_or_depth_than_the_configs_are_refused(monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("trained"))
+    grey, wide = few(small()), few(small(image_size=16))
+    colour = replace(grey, mean=grey.mean.expand(3))
+    for data, shape in ((wide, "1 x 16 x 16"), (colour, "3 x 8 x 8")):
+        line = f"of 1 x 8 x 8 values, the data has {shape}; load it with"
+        with pytest.raises(InputError, match=line):
+            train(small(), data)
+        with pytest.raises(InputError, match=line):
+            train_all([small()], data)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_test_image_stops_a_streamed_run_before_its_first_step(
+    tmp_path, monkeypatch, workers
+):
+    root = image_folder(tmp_path / "images", per_class=8, size=(64, 64), suffix=".jpg")
+    path = root / "val/cat/1.jpg"
+    path.write_bytes(path.read_bytes()[:-200])
+    monkeypatch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained"))
+    with pytest.raises(InputError, match=f"cannot read the image {path}"):
+        train(folder_config(root, stream="always", workers=workers))
 
 
 def test_validation_labels_never_train_the_online_layer_and_no_label_trains_the_encoder(

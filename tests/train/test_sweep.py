@@ -44,6 +44,18 @@ def test_a_sweep_trains_each_run_once_and_says_what_it_did(capsys, monkeypatch):
     assert capsys.readouterr().out.count(": found") == 2
 
 
+def test_a_sweep_of_nothing_has_no_runs():
+    assert train_all([]) == []
+
+
+def test_outputs_that_cannot_be_written_stop_a_sweep_in_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("UMAE_OUTPUTS", str(tmp_path / "file/outputs"))
+    config = small(epochs=1)
+    with pytest.raises(InputError, match=r"cannot write .*file/outputs \(Not a directory\); free"):
+        train_all([config], few(config))
+
+
 def test_the_bar_of_a_sweep_counts_the_trained_part_of_a_run(tmp_path):
     runs = [run_of(small(epochs=4, seed=seed)) for seed in (0, 1)]
     with tqdm(total=2, file=io.StringIO()) as bar:
