@@ -122,6 +122,8 @@ def main(argv: list[str] | None = None) -> None:
         write_pages(read_records())
         return
     paths = data_paths(arguments.data)
+    if not paths:
+        raise InputError("nothing to train: give --data NAME=PATH, or --report for the tables")
     loaded: dict[str, Dataset] = {}
     left = [p for p in plan() if not arguments.part or p.part in arguments.part]
     left = [p for p in left if p.data in paths]

@@ -266,7 +266,7 @@ def mask_ratios_block(records: Sequence[Record]) -> str:
             base, other = (found.get(objective, {}) for objective in ("MAE", "U-MAE"))
             for ratio in sorted(base.keys() & other.keys()):
                 rows += _pair([base[ratio], other[ratio]], [data, name, f"{ratio:g}"])
-    header = ["data", "probe", "mask ratio", "MAE", "U-MAE", "gain", "n"]
+    header = ["data", "probe", "mask ratio", "MAE", "U-MAE", "gain [95 %]", "n"]
     return table(header, rows) if rows else NOT_YET
 
 
@@ -276,7 +276,7 @@ def _pair(sides: Sequence[dict[int, float]], labels: list[str]) -> list[list[str
     seeds = sorted(base.keys() & other.keys())
     if not seeds:
         return []
-    gain = spread([other[s] - base[s] for s in seeds])
+    gain = with_interval([other[s] - base[s] for s in seeds])
     values = [spread([side[s] for s in seeds]) for side in sides]
     return [[*labels, *values, gain, str(len(seeds))]]
 

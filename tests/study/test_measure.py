@@ -5,6 +5,7 @@ import json
 import pytest
 from support import few, small
 
+from lib.errors import InputError
 from lib.evaluate import Features, features
 from lib.evaluate.recipes import Recipe
 from lib.runs.files import read_json, write_json
@@ -61,6 +62,11 @@ def test_a_committed_record_is_not_trained_again(run, monkeypatch):
     monkeypatch.setattr(study, "read_records", lambda: [{**own, **other} for other in others])
     assert study.finish(planned, run.config, few(run.config)) and trained
     assert read_json(study.record_path(planned, name)) == {"measured": True}
+
+
+def test_without_data_there_is_nothing_to_train():
+    with pytest.raises(InputError, match="nothing to train: give --data NAME=PATH"):
+        study.main(["--part", "objectives"])
 
 
 def test_random_weights_are_finetuned_without_a_pretraining(monkeypatch):

@@ -329,7 +329,7 @@ def test_mask_ratios_pair_the_seeds():
         for name, seed, value in (("MAE", 0, 20.0), ("MAE", 1, 22.0), ("U-MAE", 1, 25.0))
     ]
     line = tables.mask_ratios_block(rows).splitlines()[2]
-    assert line == "| cifar10 | plain | 0.5 | 22.0 | 25.0 | 3.0 | 1 |"
+    assert line == "| cifar10 | plain | 0.5 | 22.0 | 25.0 | +3.0 | 1 |"
 
 
 def test_finetuning_stands_beside_the_probe_of_the_same_encoders(records):
