@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.notebook.statistics import OPEN
+from lib.notebook.statistics import AGREES, DISAGREES, OPEN, verdict
 from study.plan import PRESETS
 from study.tables import (
     FEATURES,
@@ -15,7 +15,6 @@ from study.tables import (
     by_seed,
     spread,
     table,
-    verdict,
     with_interval,
 )
 
@@ -80,11 +79,12 @@ def explanation_block(records: Sequence[Record]) -> str:
         seeds = [s for s in sorted(mae.keys() & umae.keys()) if _checked((mae, umae), s)]
         for text, above, measure in PREDICTIONS if seeds else ():
             values = [measure(mae[s], umae[s]) for s in seeds]
-            says = verdict(values)
-            judged = {"higher": "bears it out" if above else "speaks against it"}
-            judged["lower"] = "speaks against it"
-            judged[OPEN] = OPEN if above else "no difference can be told"
-            rows.append([data, text, with_interval(values), str(len(values)), judged[says]])
+            says = {
+                AGREES: "bears it out" if above else "speaks against it",
+                DISAGREES: "speaks against it",
+                OPEN: OPEN if above else "no difference can be told",
+            }[verdict(values)]
+            rows.append([data, text, with_interval(values), str(len(values)), says])
     return table(["data", "prediction", "points [95 %]", "n", "verdict"], rows)
 
 

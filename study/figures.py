@@ -24,6 +24,7 @@ from study.variant_gains import variant_claims
 
 Named = Iterator[tuple[str, Figure]]  # the file's name without its ending, and the figure
 PAIR = ("MAE", "U-MAE")
+REPRODUCED_ON = 16  # GPUs of U-MAE's issue 11, among which the authors' code divides the gradient
 
 
 def draw(records: Sequence[Record], folder: Path) -> list[str]:
@@ -103,7 +104,11 @@ def coefficient_figures(records: Sequence[Record]) -> Named:
                 label = f"{reading}, {form}"
                 line, filled = ("-", True) if form == "spectral" else (":", False)
                 plots.draw_seeds(ax, list(own), list(own.values()), *look, label, line, filled)
-        ax.axvline(RELEASED, color=plots.COLOURS["paper"], lw=1, ls="-.", label="authors' code")
+        for weight, style, label in (
+            (RELEASED, "-.", "authors' code, 1 GPU"),
+            (RELEASED / REPRODUCED_ON, ":", f"the same on {REPRODUCED_ON} GPUs"),
+        ):
+            ax.axvline(weight, color=plots.COLOURS["paper"], lw=1, ls=style, label=label)
         ax.set_xscale("symlog", linthresh=1e-3, linscale=0.5)
         ax.set_xlim(-2e-4, 20)
         ax.set(xlabel="weight on mean cos² (0: MAE)", ylabel="test accuracy (%)")

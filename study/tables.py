@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.notebook import statistics
-from lib.notebook.statistics import AGREES, DISAGREES, FEWEST, LEVEL, OPEN, holm, interval, p_value
+from lib.notebook.statistics import AGREES, DISAGREES, FEWEST, OPEN, correct, interval, judge
 from study.plan import OBJECTIVES, PRESETS, SCRATCH
 
 FEATURES = {"token": "class token", "avg": "mean token"}
@@ -56,11 +55,6 @@ def with_interval(values: Sequence[float]) -> str:
 GAIN = {AGREES: "higher", DISAGREES: "lower", OPEN: OPEN}
 
 
-def verdict(values: Sequence[float]) -> str:
-    """ "higher" or "lower" than MAE, or "cannot tell"."""
-    return GAIN[statistics.verdict(values)]
-
-
 def gains(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Every gain over MAE that the page judges, with its verdict and Holm's over all of them."""
     rows = []
@@ -71,11 +65,8 @@ def gains(records: Sequence[Record]) -> list[dict[str, Any]]:
                     found = differences(records, data, objective, protocol, feature)
                     if found:
                         key = {"data": data, "objective": objective, "protocol": protocol}
-                        rows.append({**key, "feature": feature, "differences": found})
-    tested = [row for row in rows if len(row["differences"]) > 1]
-    for row, p in zip(tested, holm([p_value(r["differences"]) for r in tested]), strict=True):
-        row["holm"] = verdict(row["differences"]) if p < 1 - LEVEL else OPEN
-    return rows
+                        rows.append(judge("above 0", found) | key | {"feature": feature})
+    return correct(rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -134,9 +125,9 @@ def gain_text(row: dict[str, Any]) -> str:
     values = row["differences"]
     if len(values) < 2:
         return f"{with_interval(values)}, {OPEN} (n=1)"
-    says = verdict(values)
+    says = GAIN[row["verdict"]]
     if says != OPEN:
-        says = f"**{says}**" if row["holm"] == says else f"{says} (not after Holm)"
+        says = f"**{says}**" if row["holm"] != OPEN else f"{says} (not after Holm)"
     return f"{with_interval(values)}, {says}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from support import few, same_tensors, small, weights
 
 from lib.evaluate.encoders import frozen_encoder
+from lib.notebook.statistics import correct, judge
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
 from study import claims, coefficients, explanation, report, tables
@@ -62,11 +63,16 @@ def test_a_gain_pairs_the_seeds_that_both_objectives_have(records):
 
 @pytest.mark.parametrize(
     "values,says",
-    [([1.0, 1.1, 0.9], "higher"), ([-1.0, -1.1, -0.9], "lower"), ([-1.0, 2.0], "cannot tell")],
+    [
+        ([1.0, 1.1, 0.9], "**higher**"),
+        ([-1.0, -1.1, -0.9], "**lower**"),
+        ([-1.0, 2.0, 1.0], "cannot tell"),
+        ([1.0], "cannot tell (n=1)"),
+    ],
 )
 def test_a_verdict_needs_an_interval_without_zero(values, says):
-    assert tables.verdict(values) == says
-    assert tables.verdict(values[:1]) == "cannot tell"
+    (row,) = correct([judge("above 0", values)])
+    assert tables.gain_text(row).split(", ")[-1] == says
 
 
 def test_the_tables_name_the_seeds_the_spread_and_the_verdict(records):
