@@ -17,11 +17,17 @@ def sentence(text: str) -> str:
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Calls `main`; what a person can act on ends the command with one line and status 1."""
+    """Calls `main`; what a person can act on ends the command with one line.
+
+    The status is then 1, after Ctrl-C 130.
+    """
     try:
         main()
     except UMAEError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("error: interrupted; what was measured is kept", file=sys.stderr)
+        sys.exit(130)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

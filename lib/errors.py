@@ -1,6 +1,7 @@
 """What stops a run: one family of errors, each a single line for the person at the keyboard."""
 
 import difflib
+import math
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -50,3 +51,19 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raises InputError unless `value` is one of `choices`; the parameter is called `name`."""
     if value not in tuple(choices):
         raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, whole=False, above=False
+) -> None:
+    """Raises InputError unless `value` is a finite number from `low` to `high`.
+
+    whole: it must be an int; above: `low` itself is refused.
+    """
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    inside = number and math.isfinite(value) and low <= value <= high
+    if not inside or (above and value == low):
+        bounds = f"above {low:g}" if above else f"at least {low:g}"
+        bounds += "" if high == math.inf else f" and at most {high:g}"
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{name} must be {kind}, {bounds}, got {value!r}")

@@ -42,6 +42,15 @@ def encoder_args(config: Config) -> dict[str, Any]:
     }
 
 
+def model_args(config: Config) -> dict[str, Any]:
+    """What decides the first weights of the encoder, with the seed; those of the decoder too.
+
+    The decoder is drawn from the same generator.
+    """
+    decoder = {"decoder_dim": config.decoder_dim, "decoder_depth": config.decoder_depth}
+    return {**encoder_args(config), **decoder}
+
+
 def build_encoder(config: Config, **extra: Any) -> VisionTransformer:
     """A timm VisionTransformer with class token and fixed sin-cos positions.
 

@@ -78,7 +78,9 @@ def run(argv: Sequence[str]) -> Path:
         for spec in args.encoder
     ]
     pages = audit(encoders, data, settings)
-    key = cache_key({"encoders": [e.digest for e in encoders], "images": data.fingerprint})
+    named = [(e.name, e.digest) for e in encoders]
+    measured = [settings.seeds, settings.budgets, settings.precision]
+    key = cache_key({"encoders": named, "settings": measured, "images": data.fingerprint})
     folder = outputs() / "audit" / key[:12]
     write_audit(folder, pages, data=args.data, images=args.images, settings=vars(settings))
     counts = f"{len(data.train):,} training and {len(data.test):,} test pictures"

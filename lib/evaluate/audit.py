@@ -141,9 +141,9 @@ class Page:
     """What the audit found of one feature of one encoder; accuracies in percent.
 
     accuracy[protocol] = {"validation", "test"}, a value a probe seed. steps: of the plain probe;
-    few training pictures leave few. budget: its test accuracy by epochs. gaps: by thorough
-    protocol. size: what the plain probe gains on scaled features. report: the linear protocol of
-    the best validation accuracy. answers: for paired differences, not written to JSON.
+    few training pictures leave few. budget: its test accuracy by epochs, with the first seed. gaps:
+    by thorough protocol. size: what the plain probe gains on scaled features. report: the linear
+    protocol of the best validation accuracy. answers: for paired differences, not written to JSON.
     """
 
     encoder: str
@@ -232,8 +232,7 @@ def audited_features(encoder: FrozenEncoder, data: Dataset, workers: int = 0) ->
 
     what, folder = f"features of {encoder.name}", outputs() / "audit" / "features"
     content = _content(encoder, data)
-    settings = {"encoder": encoder.name, "images": content["images"]}
-    found = kept_features(folder, what, settings, content, compute)
+    found = kept_features(folder, what, content, {}, compute)
     for name, splits in found.x.items():
         _check_readable([*splits.values()], f"{encoder.name}, feature {name}")
     return found
@@ -300,7 +299,7 @@ def measure(
     budget = {}
     for epochs in settings.budgets:
         longer = replace(plain, epochs=epochs)
-        budget[epochs] = kept_answer(features, longer, feature, 0, content)["test"]
+        budget[epochs] = kept_answer(features, longer, feature, settings.seeds[0], content)["test"]
     variances = spectrum(x)
     return Page(
         encoder=encoder.name,

@@ -13,7 +13,7 @@ from lib.errors import check_choice
 from lib.evaluate.accuracy import MEASURED, PROBES_VERSION, settings_of
 from lib.evaluate.features import VERSION, Encoder, Features, encode, kept_features, mae_encoder
 from lib.evaluate.probes import FROZEN, Probe, linear_accuracy
-from lib.models import MAE, encoder_args
+from lib.models import MAE, model_args
 from lib.presets import POOLS, Config
 from lib.runs.cache import cached
 from lib.runs.folder import outputs
@@ -42,10 +42,10 @@ def baseline_features(baseline: str, config: Config, data: Dataset) -> Features:
 
 
 def _settings(baseline: str, config: Config) -> dict[str, Any]:
-    settings: dict[str, Any] = {"baseline": baseline, "normalize": config.normalize}
-    if baseline == "untrained":
-        settings |= {"seed": config.seed, **encoder_args(config)}
-    return settings
+    own = {"baseline": baseline, "normalize": config.normalize}
+    if baseline == "pixels":
+        return own | {"image_size": config.image_size}
+    return own | {"seed": config.seed, **model_args(config)}
 
 
 def _encoder(baseline: str, config: Config, data: Dataset) -> Encoder:

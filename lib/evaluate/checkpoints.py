@@ -26,10 +26,6 @@ from lib.presets import PRESETS, Config
 from lib.runs.files import load_into
 
 ENCODER = ("cls_token", "pos_embed", "patch_embed", "blocks", "norm")
-DECODER = (
-    "decoder_embed", "mask_token", "decoder_pos_embed", "decoder_blocks", "decoder_norm",
-    "decoder_pred",
-)  # fmt: skip
 CLASSIFIER = ("fc", "fc_norm")  # the release's layer that is trained along
 BESIDE = ("optimizer", "scaler", "epoch", "args")  # what training code saves with the model
 
@@ -83,6 +79,8 @@ def load_checkpoint(
     settings = vars(args) if isinstance(args, argparse.Namespace) else {}
     tensors, classifier = _sort(saved["model"], path)
     config = _architecture(tensors, path, num_heads, decoder_heads)
+    if interpolate and image_size is None:
+        raise InputError("interpolate resizes the positions to image_size; give image_size")
     notes = _left_out(saved, classifier) + _unusual_positions(tensors, config)
     if image_size not in (None, config.image_size):
         tensors = _resize(tensors, config, int(image_size), interpolate, path)
@@ -142,6 +140,8 @@ def _sort(model: Mapping[Any, Any], path: Path) -> tuple[dict[str, Tensor], list
         if not isinstance(name, str) or not isinstance(value, Tensor):
             kind = type(value).__name__
             raise InputError(f"{path}: {name!r} of its model is a {kind}; expected a tensor")
+        if not value.isfinite().all():
+            raise InputError(f"{path}: {name} is not finite; the training diverged")
     classifier = [name for name in model if name.split(".")[0] in CLASSIFIER]
     return {k: v.float() for k, v in model.items() if k not in classifier}, classifier
 
@@ -181,7 +181,7 @@ def _grid(tensors: dict[str, Tensor], name: str, path: Path) -> int:
 def _heads(name: str, width: int, given: int | None, known: dict[int, int], path: Path) -> int:
     if given is None and width not in known:
         raise InputError(f"{path}: {name} of width {width} cannot be read from it; give {name}")
-    heads = given or known[width]
+    heads = known[width] if given is None else given
     if heads < 1 or width % heads:
         raise InputError(f"{name} {heads} does not divide the width {width} of {path}")
     return heads
@@ -215,7 +215,10 @@ def _architecture(
             "decoder_heads": _heads("decoder_heads", width, decoder_heads, DECODER_HEADS, path),
         }
     elif decoder_heads is not None:
-        raise InputError(f"decoder_heads was given, but {path} has no decoder")
+        raise InputError(
+            f"decoder_heads was given, but {path} has no decoder; such a file cannot be imported, "
+            f"but audited: python -m lib.evaluate --encoder {path}"
+        )
     return replace(PRESETS["imagenet100-vit-base"], **fields)
 
 

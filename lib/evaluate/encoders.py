@@ -3,6 +3,7 @@
 Every encoder brings its own transform: what it sees is what its authors evaluate it on.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def frozen_encoder(
     Raises InputError, one line, for what is none of these or cannot be loaded.
     """
     label, rest = _split_label(spec)
-    path = Path(rest.removeprefix("run:")).expanduser()
+    path = _path(rest.removeprefix("run:"))
     folder = outputs() / "runs" / path if rest.startswith("run:") else path
     if path.suffix in CHECKPOINT_SUFFIXES or path.is_file():
         encoder = _of_checkpoint(path, pick_device(device), options or CheckpointOptions())
@@ -129,13 +130,17 @@ def own_encoder(
 
 def is_checkpoint(spec: str) -> bool:
     """Whether `frozen_encoder` reads a checkpoint file for `spec`."""
-    path = Path(_split_label(spec)[1]).expanduser()
+    path = _path(_split_label(spec)[1])
     return path.suffix in CHECKPOINT_SUFFIXES or path.is_file()
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))
 
 
 def _split_label(spec: str) -> tuple[str, str]:
     label, found, rest = spec.partition("=")
-    if Path(spec).expanduser().is_file():  # a file's own name may hold "="
+    if _path(spec).is_file():  # a file's own name may hold "="
         return "", spec
     if found and label and rest and not set(label) & set("/:"):
         return label, rest
@@ -190,7 +195,7 @@ def _of_timm(spec: str, device: torch.device, name: str = "") -> FrozenEncoder:
 
 def _create(name: str, pretrained: bool) -> nn.Module:
     source, _, rest = name.rpartition(":")
-    folder = Path(rest).expanduser()
+    folder = _path(rest)
     if source == "local-dir":
         name = f"local-dir:{folder}"
         if not (folder / "config.json").is_file():
@@ -203,7 +208,12 @@ def _create(name: str, pretrained: bool) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return timm.create_model(name, pretrained=pretrained, num_classes=0)
+            if not pretrained:
+                return timm.create_model(name, num_classes=0)
+            # With its own head timm refuses weights that are not all there.
+            model: Any = timm.create_model(name, pretrained=True)
+            model.reset_classifier(0)
+            return model
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(
@@ -215,17 +225,19 @@ def _create(name: str, pretrained: bool) -> nn.Module:
 def _timm_function(model: Any) -> Callable[[Tensor], ByName]:
     """Class token, mean over places and own pooled feature of a timm model, what it has of them."""
     prefix = getattr(model, "num_prefix_tokens", 0)
-    has_token = getattr(model, "cls_token", None) is not None and prefix > 0
+    has_token = any(name.startswith("cls_token") for name, _ in model.named_parameters("", False))
+    unknown = has_token and not prefix  # where its class token stands among the others
     places = (1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else (2, 3)
 
     def function(x: Tensor) -> ByName:
         last = model.forward_features(x)
         features = {}
-        if last.ndim == 3:
+        dims = last.ndim if isinstance(last, Tensor) and not unknown else 0
+        if dims == 3:
             if has_token:
                 features["token"] = last[:, 0]
             features["avg"] = last[:, prefix:].mean(1)
-        elif last.ndim == 4:
+        if dims == 4:
             features["avg"] = last.mean(places)
         features["pooled"] = model.forward_head(last, pre_logits=True)
         return features

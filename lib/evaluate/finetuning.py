@@ -31,7 +31,7 @@ from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate.features import as_trained
 from lib.evaluate.randaugment import Augmented, kept_randomness, seed_all
 from lib.evaluate.recipes import VERSION, Recipe
-from lib.models import MAE, build_encoder, encoder_args
+from lib.models import MAE, build_encoder, encoder_args, model_args
 from lib.presets import Config
 from lib.runs.cache import cached, kept_path
 from lib.runs.files import load_state, save_state
@@ -52,18 +52,22 @@ class Job:
     seed: int
     scratch: bool
     images: str  # fingerprint
+    streamed: bool  # whether random crops are cut from the file
     weights: str  # digest of what the encoder starts from; "" from scratch
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a person asks for, of everything that decides the result."""
+        shape = model_args(self.config) if self.scratch else encoder_args(self.config)
         model = {name: getattr(self.config, name) for name in ("normalize", "precision")}
+        crops = {"streamed": self.streamed} if self.recipe.augment == "resized_crop" else {}
         return {
             "recipe": asdict(self.recipe),
             "fraction": self.fraction,
             "seed": self.seed,
             "scratch": self.scratch,
-            "encoder": {**encoder_args(self.config), **model},
+            "encoder": {**shape, **model},
+            **crops,
         }
 
     @property
@@ -106,11 +110,11 @@ def job_for(
 
     From scratch all layers have one rate: a decayed rate would starve untrained ones.
     """
+    images = data.fingerprint
     if scratch:
         recipe = replace(recipe, layer_decay=1.0)
-        return Job(config, recipe, fraction, seed, scratch, data.fingerprint, "")
-    weights = open_run(config, data.fingerprint).weights_digest()
-    return Job(config, recipe, fraction, seed, scratch, data.fingerprint, weights)
+    weights = "" if scratch else open_run(config, images).weights_digest()
+    return Job(config, recipe, fraction, seed, scratch, images, data.streamed, weights)
 
 
 def labelled(labels: Tensor, fraction: float, seed: int) -> Tensor:

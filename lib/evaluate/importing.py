@@ -6,6 +6,7 @@ name the run, and what they say of the model must be what the file holds. Nothin
 
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,6 @@ from lib.data import Dataset, load
 from lib.errors import InputError, check_choice
 from lib.evaluate.checkpoints import Converted, load_checkpoint
 from lib.evaluate.encoders import NORMALIZE
-from lib.models import MAE
 from lib.presets import PRESETS, Config
 from lib.runs.files import load_into
 from lib.runs.folder import Run, open_run
@@ -32,7 +32,16 @@ SHAPES = (
     "image_size", "patch_size", "embed_dim", "depth", "num_heads", "decoder_dim", "decoder_depth",
     "decoder_heads",
 )  # fmt: skip
-MODEL = (*SHAPES, "mask_ratio", "norm_pix_loss", "normalize")
+NAMED = ("lam", "uniformity", "pool", "epochs", "data_dir")  # parameters of the notebooks
+OTHERS = (
+    *SHAPES,
+    "mask_ratio",
+    "norm_pix_loss",
+    "normalize",
+    "classes",
+    "classes_file",
+    "imported",
+)
 MOMENTS = ("imagenet", "dataset")
 
 
@@ -114,11 +123,6 @@ def _converted(path: Path, config: Config, interpolate: bool) -> Converted:
 def _described(path: Path, config: Config, interpolate: bool, last: bool) -> dict[str, Any]:
     """What the record says of a file; InputError if it is not of `config`."""
     found = _converted(path, config, interpolate)
-    if not isinstance(found.model, MAE):
-        raise InputError(
-            f"{path} holds an encoder without a decoder; audit it as it is "
-            f"(python -m lib.evaluate --encoder {path})"
-        )
     for name in (*SHAPES, *found.said):
         theirs, ours = getattr(found.config, name), getattr(config, name)
         if theirs != ours and (last or name != "epochs"):
@@ -170,14 +174,21 @@ def run(argv: Sequence[str]) -> Run:
 
 
 def _parameters(config: Config) -> str:
-    """The parameters of a notebook that looks for this training; lam and seeds are its own."""
-    base = PRESETS[config.preset].identity()
-    own = config.identity()
-    differs = {k: v for k, v in own.items() if v != base.get(k) and k in (*MODEL, "imported")}
-    text = f"-p preset {config.preset} -p data {config.data}"
-    if own["epochs"] != base["epochs"]:
-        text += f" -p epochs {own['epochs']}"
-    return f"{text} -y 'overrides: {json.dumps(differs)}'"
+    """The parameters of a notebook that looks for this training.
+
+    Its lam is that of its U-MAE runs; its MAE runs, with lam 0, it looks for by itself.
+    """
+    base = PRESETS[config.preset]
+    differs = [name for name in (*NAMED, *OTHERS) if getattr(config, name) != getattr(base, name)]
+    text = f"-p preset {config.preset} -p data {shlex.quote(config.data)}"
+    for name in NAMED:
+        if name in differs and (config.lam or name not in ("lam", "uniformity", "pool")):
+            text += f" -p {name} {shlex.quote(str(getattr(config, name)))}"
+    others = {name: getattr(config, name) for name in OTHERS if name in differs}
+    lists = {"seeds": [config.seed], "overrides": others}
+    return " ".join(
+        [text, *(f"-y {shlex.quote(f'{k}: {json.dumps(v)}')}" for k, v in lists.items())]
+    )
 
 
 def main() -> None:

@@ -25,8 +25,11 @@ def load_pictures(data: str, images: int | None = None, **options: Any) -> Datas
     """
     kind, _, path = data.partition(":")
     check_choice("data", kind, list(DATASETS))
-    if kind == "folder" and not path:
-        raise InputError("data needs a path: folder:/path, which holds train/ and val/")
+    if (kind == "folder") != bool(path):
+        raise InputError(
+            f"data is digits, fashion_mnist, cifar10 or folder:/path, which holds train/ and val/, "
+            f"got {data!r}"
+        )
     size = next((c.image_size for c in PRESETS.values() if c.data == data), 32)
     whole = load(data, size, stream="always", **options)
     return whole if images is None else chosen_pictures(whole, images)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.compute.generator import generator
-from lib.errors import InputError, check_choice, did_you_mean
+from lib.errors import InputError, check_choice, check_number, did_you_mean
 from lib.evaluate.features import SPLITS, Features
 
 PREPARATIONS = ("raw", "centred", "scaled", "standardised", "whitened", "normalised")
@@ -41,12 +41,11 @@ class Probe:
     def __post_init__(self) -> None:
         check_choice("prepare", self.prepare, PREPARATIONS)
         _check_optimizer(self.optimizer)
-        if self.epochs < 1 or not self.lr > 0:
-            raise InputError(
-                f"a probe needs epochs >= 1 and lr > 0, got {self.epochs} and {self.lr}"
-            )
-        if not self.weight_decay >= 0:
-            raise InputError(f"a probe needs weight_decay >= 0, got {self.weight_decay}")
+        check_number("epochs", self.epochs, 1, whole=True)
+        check_number("batch_size", self.batch_size, 1, whole=True)
+        check_number("lr", self.lr, 0, above=True)
+        check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        check_number("weight_decay", self.weight_decay, 0)
 
 
 def _check_optimizer(name: str) -> None:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib.errors import InputError, check_choice
+from lib.errors import InputError, check_choice, check_number
 from lib.presets import CHOICES
 
+RAND_AUGMENT = "rand-m9-mstd0.5-inc1"  # timm's spelling of (9, 0.5)
 VERSION = 1  # of lib.evaluate.finetuning: raise it when the same inputs would give other numbers
 
 
@@ -28,20 +29,35 @@ class Recipe:
     label_smoothing: float = 0.1
     mixup: float = 0.8
     cutmix: float = 1.0
-    rand_augment: str = "rand-m9-mstd0.5-inc1"  # timm's spelling of (9, 0.5); "" for none
+    rand_augment: str = RAND_AUGMENT  # "" for none
     augment: str = "resized_crop"
     pool: str = "avg"  # under the classifier, as in MAE's code; "token" is the class token
 
     def __post_init__(self) -> None:
         for name in ("augment", "pool"):
             check_choice(name, getattr(self, name), CHOICES[name])
-        warms_up = 0 <= self.warmup_epochs <= self.epochs
-        if self.epochs < 1 or self.batch_size < 2 or not self.base_lr > 0 or not warms_up:
-            raise InputError(
-                "finetuning needs epochs >= 1, batch_size >= 2, base_lr > 0 and warmup_epochs up "
-                f"to epochs, got {self.epochs}, {self.batch_size}, {self.base_lr} and "
-                f"{self.warmup_epochs}"
-            )
+        check_number("epochs", self.epochs, 1, whole=True)
+        check_number("batch_size", self.batch_size, 2, whole=True)
+        check_number("warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        check_number("base_lr", self.base_lr, 0, above=True)
+        for name in ("weight_decay", "mixup", "cutmix"):
+            check_number(name, getattr(self, name), 0)
+        for name in ("layer_decay", "drop_path", "label_smoothing"):
+            check_number(name, getattr(self, name), 0, 1)
+        if self.rand_augment not in ("", RAND_AUGMENT):
+            _check_policy(self.rand_augment)
+
+
+def _check_policy(text: str) -> None:
+    """Raises InputError for what is no RandAugment of timm, which takes seconds to import."""
+    from timm.data.auto_augment import rand_augment_transform
+
+    try:
+        rand_augment_transform(text, {})
+    except Exception:
+        raise InputError(
+            f"rand_augment must be a policy of timm, such as {RAND_AUGMENT}, or empty, got {text!r}"
+        ) from None
 
 
 # CIFAR-10: crops of the padded image, usual at 32 pixels; the paper does not say. The micro

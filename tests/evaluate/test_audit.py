@@ -247,6 +247,9 @@ def test_the_command_prints_the_page_and_writes_its_files(outputs, monkeypatch, 
     ]  # fmt: skip
     assert found["commit"] and found["settings"]["seeds"] == [0]
     assert (folder / "audit.tex").read_text().startswith(r"\begin{tabular}")
+    renamed = [word.replace("net=", "other=") for word in command]
+    assert run(command) == folder
+    assert len({folder, run(renamed), run([*command, "--budgets", "2"])}) == 3  # none overwritten
     monkeypatch.setattr(sys, "argv", ["lib.evaluate", *command, "--encoder", "resnet81"])
     with pytest.raises(SystemExit) as stopped:
         main()

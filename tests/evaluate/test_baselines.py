@@ -7,8 +7,14 @@ import torch
 from support import few, same_tensors, small
 
 from lib.errors import InputError
-from lib.evaluate import evaluate, features, linear_accuracy
-from lib.evaluate.baselines import BASELINES, baseline_features, evaluate_baseline, untrained
+from lib.evaluate import encode, evaluate, features, linear_accuracy
+from lib.evaluate.baselines import (
+    BASELINES,
+    _encoder,
+    baseline_features,
+    evaluate_baseline,
+    untrained,
+)
 from lib.train import train
 
 
@@ -24,6 +30,19 @@ def test_untrained_is_the_run_before_its_first_step():
         assert evaluate_baseline("untrained", config, protocol, data=data) == evaluate(
             run, protocol, epoch=0, data=data
         )
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_the_features_of_a_baseline_belong_to_the_shape_that_decides_them(baseline):
+    """The decoder is drawn before the encoder is initialised, by the same generator."""
+    config = small()
+    baseline_features(baseline, config, few(config))
+    for fields in ({"image_size": 16}, {"decoder_dim": 32}, {"decoder_depth": 2}):
+        other = small(**fields)
+        found = baseline_features(baseline, other, few(other))
+        fresh = encode(_encoder(baseline, other, few(other)), few(other))
+        for name, x in fresh.x.items():
+            assert torch.equal(found.x[name]["test"], x["test"])
 
 
 def test_pixels_are_the_normalised_images():

@@ -133,6 +133,10 @@ def two_grids(tensors):
     tensors["decoder_pos_embed"] = tensors["decoder_pos_embed"][:, :10]
 
 
+def diverged(tensors):
+    tensors["norm.weight"][3] = torch.nan
+
+
 def not_a_tensor(tensors):
     tensors["norm.weight"] = [1.0]
 
@@ -151,6 +155,7 @@ def no_patches(tensors):
         (without_class_token, "pos_embed has 16 positions; expected a class token and a square"),
         (two_grids, "encoder and decoder have positions of different images"),
         (not_a_tensor, "'norm.weight' of its model is a list; expected a tensor"),
+        (diverged, "norm.weight is not finite; the training diverged"),
         (no_patches, "lacks the tensor patch_embed.proj.weight"),
     ],
 )
@@ -205,9 +210,11 @@ def test_what_is_no_checkpoint_is_one_line(model, tmp_path):
     refused(path, "num_heads of width 16 cannot be read from it; give num_heads")
     refused(path, "decoder_heads of width 24 cannot be read", num_heads=2)
     refused(path, "num_heads 3 does not divide the width 16", num_heads=3)
+    refused(path, "num_heads 0 does not divide the width 16", num_heads=0)
+    refused(path, "give image_size", **HEADS, interpolate=True)
 
 
 def test_heads_of_a_decoder_that_is_not_there_are_refused(model, tmp_path):
     own = {k: v for k, v in mae_names(model).items() if "decoder" not in k and k != "mask_token"}
     torch.save({"model": own}, tmp_path / "e.pth")
-    refused(tmp_path / "e.pth", "decoder_heads was given, but", **HEADS)
+    refused(tmp_path / "e.pth", "decoder_heads was given, but .* has no decoder", **HEADS)

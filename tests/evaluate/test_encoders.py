@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from support import few, image_folder, small
 from support.models import save_timm, seeded
 
@@ -137,6 +138,28 @@ def test_the_digest_depends_on_heads_strides_and_normalisation(tmp_path):
     assert keys[0] != keys[1]
 
 
+@pytest.mark.parametrize("damage", ["missing", "prefixed"])
+def test_a_timm_folder_whose_weights_are_not_all_there_is_refused(tmp_path, damage):
+    save_timm(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if damage == "missing":
+        del weights["blocks.0.attn.qkv.weight"]
+    else:
+        weights = {f"encoder.{name}": tensor for name, tensor in weights.items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="timm cannot load local-dir:") as raised:
+        frozen_encoder(f"local-dir:{tmp_path}", "cpu")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["coat_lite_tiny", "crossvit_tiny_240"])
+def test_a_model_that_does_not_say_where_its_class_token_is_gives_its_own_feature(name):
+    encoder = frozen_encoder(f"untrained:{name}", "cpu")
+    size = encoder.image_size
+    found = encoder(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    assert list(found) == ["pooled"] and found["pooled"].ndim == 2
+
+
 def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path):
     file = tmp_path / "epoch=9.bin"
     file.touch()
@@ -195,7 +218,8 @@ def test_options_of_a_checkpoint_are_refused_for_other_encoders():
     "data, images, message",
     [
         ("imagenet", None, "data must be one of digits, fashion_mnist, cifar10, folder"),
-        ("folder:", None, "data needs a path"),
+        ("folder:", None, "data is digits, .* or folder:/path, .* got 'folder:'"),
+        ("digits:/path", None, "data is digits, .* or folder:/path, .* got 'digits:/path'"),
         ("digits", 5, "images must be at least 2 for each of 10 classes, got 5"),
     ],
 )

@@ -73,10 +73,18 @@ def test_the_warm_up_keeps_its_share_and_none_keeps_the_field():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"epochs": 0}, "epochs >= 1"),
-        ({"batch_size": 1}, "batch_size >= 2"),
-        ({"base_lr": 0.0}, "base_lr > 0"),
-        ({"warmup_epochs": 200.0}, "warmup_epochs up to epochs"),
+        ({"epochs": 0}, "epochs must be a whole number, at least 1, got 0"),
+        ({"epochs": 2.5}, "epochs must be a whole number, at least 1, got 2.5"),
+        ({"batch_size": 1}, "batch_size must be a whole number, at least 2, got 1"),
+        ({"base_lr": 0.0}, "base_lr must be a number, above 0, got 0.0"),
+        ({"base_lr": math.inf}, "base_lr must be a number, above 0, got inf"),
+        ({"warmup_epochs": 200.0}, "warmup_epochs must be a number, at least 0 and at most 100"),
+        ({"weight_decay": -1.0}, "weight_decay must be a number, at least 0, got -1.0"),
+        ({"mixup": -1.0}, "mixup must be a number, at least 0, got -1.0"),
+        ({"layer_decay": math.nan}, "layer_decay must be a number, at least 0 and at most 1"),
+        ({"drop_path": 2.0}, "drop_path must be a number, at least 0 and at most 1, got 2.0"),
+        ({"label_smoothing": True}, "label_smoothing must be a number, .* got True"),
+        ({"rand_augment": "foo"}, "rand_augment must be a policy of timm, such as rand-m9"),
         ({"augment": "flips"}, "augment must be one of"),
         ({"pool": "mean"}, "pool must be one of token, avg, got 'mean'"),
     ],
@@ -147,13 +155,18 @@ def test_scratch_starts_from_seeded_random_weights_and_one_rate(run_and_data):
 
 
 def test_scratch_is_shared_by_runs_and_a_finetuning_is_not():
-    def path(config, recipe=PLAIN, fraction=1.0, seed=0, scratch=False, images="a", weights="w"):
-        return Job(config, recipe, fraction, seed, scratch, images, weights).path
+    def path(config, recipe=PLAIN, fraction=1.0, seed=0, **fields):
+        fields = {"scratch": False, "images": "a", "streamed": False, "weights": "w", **fields}
+        return Job(config, recipe, fraction, seed, **fields).path
 
     mae, umae = small(lam=0.0), small()
     assert path(mae, scratch=True) == path(umae, scratch=True)
     assert path(mae) != path(umae)
-    assert path(mae, scratch=True) != path(small(embed_dim=32), scratch=True)
+    for other in ({"embed_dim": 32}, {"decoder_dim": 32}, {"decoder_depth": 2}):
+        assert path(mae, scratch=True) != path(small(**other), scratch=True)  # other first weights
+    assert path(mae, PLAIN) == path(mae, PLAIN, streamed=True)
+    cropped = replace(PLAIN, augment="resized_crop")
+    assert path(mae, cropped) != path(mae, cropped, streamed=True)  # whose crops are others
     settings = [(r, f, s) for r in (PLAIN, FULL) for f in (0.1, 1.0) for s in (0, 1)]
     assert len({path(mae, *chosen) for chosen in settings}) == 8
     assert path(mae).is_relative_to(open_run(mae, "a").folder)

@@ -1,11 +1,12 @@
 """A full checkpoint as a run: found by notebooks, marked as imported, refused where it differs."""
 
-import json
+import shlex
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from support import image_folder
 from support.checkpoints import config_of, mae_names, their_forward, written
 from support.models import seeded
@@ -15,11 +16,11 @@ from lib.data import load
 from lib.errors import InputError
 from lib.evaluate import evaluate, features
 from lib.evaluate.encoders import frozen_encoder
-from lib.evaluate.importing import import_run, main, run
+from lib.evaluate.importing import _parameters, import_run, main, run
 from lib.losses import reconstruction_loss, uniformity_loss
 from lib.masking import random_masks
 from lib.notebook.inventory import runs_found
-from lib.presets import PRESETS
+from lib.presets import PRESETS, resolve
 from lib.train import train, train_all
 
 SHOWN = dict(uniformity="released", protocols=["sgd"])
@@ -180,6 +181,29 @@ def test_what_was_not_imported_is_not_trained(config):
         train(config)
 
 
+def named_by(printed):
+    """The Config of a notebook that is given the line which the command prints."""
+    (line,) = (line for line in printed.splitlines() if line.startswith("for a notebook: "))
+    words = shlex.split(line.removeprefix("for a notebook: "))
+    given = {}
+    while words:
+        option, first, *words = words
+        if option == "-p":
+            value, *words = words
+            given[first] = yaml.safe_load(value)
+        else:
+            given |= yaml.safe_load(first)
+    (seed,) = given.pop("seeds")
+    return resolve(given.pop("preset"), seed=seed, **given.pop("overrides"), **given)
+
+
+def test_the_line_for_a_notebook_names_all_that_names_the_run():
+    """Seed, form and place of the term, classes, and a path with a space."""
+    fields = {"data": "folder:/a b", "classes": ("x", "y"), "seed": 3, "pool": "avg", "lam": 0.25}
+    config = config_of(**{**THEIRS, **fields})
+    assert named_by(f"for a notebook: {_parameters(config)}") == config
+
+
 def test_the_command_imports_and_says_what_a_notebook_is_given(config, model, tmp_path, capsys):
     path = written(tmp_path / "checkpoint-199.pth", model)
     command = ["--files", str(path), "--preset", "cifar10-vit-micro", "--data", config.data,
@@ -191,9 +215,8 @@ def test_the_command_imports_and_says_what_a_notebook_is_given(config, model, tm
     assert imported.folder == import_folder(config)
     printed = capsys.readouterr().out
     assert "-p preset cifar10-vit-micro -p data folder:" in printed and "-p epochs 200" in printed
-    (line,) = (line for line in printed.splitlines() if "overrides: " in line)
-    overrides = json.loads(line.split("overrides: ")[1].rstrip("'"))
-    assert overrides["imported"] == "theirs" and overrides["norm_pix_loss"] is True
+    assert "-p epochs 200" in printed
+    assert named_by(printed).hash8("images") == config.hash8("images")
     with pytest.raises(InputError, match="required: --imported"):
         run(command)
 

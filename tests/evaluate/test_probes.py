@@ -1,6 +1,7 @@
 """Frozen features, the linear protocols, and what is kept on disk."""
 
 import json
+import math
 import sys
 import warnings
 from dataclasses import replace
@@ -191,9 +192,13 @@ def test_what_cannot_be_evaluated_is_one_line(run_and_data, arguments, message):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"epochs": 0, "lr": 0.1}, "epochs >= 1 and lr > 0"),
-        ({"epochs": 1, "lr": 0.0}, "epochs >= 1 and lr > 0"),
-        ({"epochs": 1, "lr": 1.0, "weight_decay": -1.0}, "weight_decay >= 0"),
+        ({"epochs": 0, "lr": 0.1}, "epochs must be a whole number, at least 1, got 0"),
+        ({"epochs": 2.5, "lr": 0.1}, "epochs must be a whole number, at least 1, got 2.5"),
+        ({"epochs": 1, "lr": 0.0}, "lr must be a number, above 0, got 0.0"),
+        ({"epochs": 1, "lr": math.inf}, "lr must be a number, above 0, got inf"),
+        ({"epochs": 1, "lr": 1.0, "batch_size": 0}, "batch_size must be a whole number"),
+        ({"epochs": 1, "lr": 1.0, "warmup_epochs": 2}, "warmup_epochs must be a number"),
+        ({"epochs": 1, "lr": 1.0, "weight_decay": -1.0}, "weight_decay must be a number"),
         ({"epochs": 1, "lr": 1.0, "prepare": "white"}, "prepare must be one of raw"),
         ({"epochs": 1, "lr": 1.0, "optimizer": "adamm"}, "did you mean 'adam"),
     ],
