@@ -211,7 +211,7 @@ def _create(name: str, pretrained: bool) -> nn.Module:
             if not pretrained:
                 return timm.create_model(name, num_classes=0)
             # With its own head timm refuses weights that are not all there.
-            model: Any = timm.create_model(name, pretrained=True)
+            model: Any = timm.create_model(name, pretrained=pretrained)
             model.reset_classifier(0)
             return model
     except Exception as error:
