@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lib.errors import InputError
 from lib.evaluate.accuracy import content_of, settings_of
 from lib.evaluate.recipes import RECIPES, VERSION
 from lib.notebook.pairs import OBJECTIVES, objective
@@ -55,6 +56,22 @@ def finished_runs() -> Iterator[Run]:
 Column = dict[str, list[Run]]  # the runs of each objective
 
 
+def chosen_fields(base: Config, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of Config by which columns are chosen: {name: its checked value in `base`}.
+
+    A field that only says where to compute chooses nothing. Raises InputError for the images, the
+    uniformity term and the seed, which `overrides` cannot choose.
+    """
+    for name in names:
+        if name in (*TERM, "seed", "data", "preset"):
+            raise InputError(
+                f"overrides sets {name!r}; use this notebook's own preset, data, lam, uniformity, "
+                "pool and seeds"
+            )
+    where = {f.name for f in dataclasses.fields(Config) if f.metadata.get("where")}
+    return {name: getattr(base, name) for name in names if name not in where}
+
+
 def setting(run: Run) -> str:
     """What runs of one column share: all that decides the result but uniformity term and seed."""
     own = run.config.identity().items()
@@ -67,8 +84,8 @@ def found_settings(
 ) -> list[Column]:
     """Every setting that has finished runs, each with its runs by objective.
 
-    term: lam, uniformity and pool of the U-MAE runs, of the run's preset where None. fields: of
-    Config, which the runs must have; the mask ratio is the preset's if it is not among them.
+    term: lam, uniformity and pool of the U-MAE runs, of the run's preset where None. fields: those
+    of `chosen_fields`, which the runs must have; the mask ratio is the preset's if not among them.
     """
     settings: dict[str, Column] = {}
     for run in finished_runs():

@@ -102,6 +102,28 @@ def test_two_hundred_classes(name, many_classes):
         assert len(space["classes"]) == 10
 
 
+def test_the_audit_reads_the_pictures_of_its_own_runs(tmp_path):
+    root = image_folder(tmp_path / "three", ("cat", "cow", "dog"), per_class=4)
+    (tmp_path / "two.txt").write_text("cat\ndog\n")
+    chosen = {"classes_file": str(tmp_path / "two.txt")}
+    given = thin("10_table1", "digits-vit-nano", f"folder:{root}", **chosen)
+    given["overrides"].pop("device")
+    short = {"probe_seeds": [0], "budgets": [1]}
+    del given["epochs"]
+    space = run_here("11_audit", **given, **short, epochs=1)
+    assert space["pictures"].class_names == ["cat", "dog"]
+
+
+def test_the_ablation_chooses_its_top_on_the_validation_part():
+    given = thin("06_lambda_ablation", "digits-vit-nano", "digits", stream="auto", batch_size=256)
+    short = {"lams": [1e-3, 1e-2, 1e-1], "forms": ["spectral"], "protocols": ["sgd"]}
+    space = run_here("06_lambda_ablation", **given | short)
+    accuracy, inner = space["accuracy"], (1e-3, 1e-2)
+    for protocol, top in space["middle"].items():
+        values = {v: accuracy[protocol, "spectral", v, 0]["validation"] for v in inner}
+        assert values[top] == max(values.values())
+
+
 def test_a_label_that_is_no_class_is_one_line():
     with pytest.raises(InputError) as caught:
         run_here("01_masking", label=12)
@@ -112,6 +134,7 @@ def test_a_label_that_is_no_class_is_one_line():
     "name, given, message",
     [
         ("03_linear_probe", {"overrides": {"dept": 2}}, "unknown parameter 'dept': did you mean"),
+        ("03_linear_probe", {"probe_epochs": [3, 0]}, "epochs must be"),
         ("04_finetune", {"fractions": [2.0]}, "fractions must be shares"),
         ("04_finetune", {"fractions": ["a"]}, r"fractions\[0\] must be float"),
         ("05_tsne", {"overrides": {"seed": 2}}, "use this notebook's own"),
@@ -119,7 +142,13 @@ def test_a_label_that_is_no_class_is_one_line():
         ("06_lambda_ablation", {"overrides": {"epochs": 2}}, "overrides sets 'epochs'"),
         ("07_training_curve", {"feature": "tokn"}, "feature must be one of token, avg"),
         ("08_mask_ratio", {"overrides": {"mask_ratio": 0.5}}, "overrides sets 'mask_ratio'"),
+        ("09b_trained_model", {"lam": 0.0}, "lam must be above 0"),
+        ("09c_uniformity", {"overrides": {"seed": 1}}, "use this notebook's own"),
         ("10_table1", {"seeds": ["x"]}, "seeds"),
+        ("10_table1", {"overrides": {"data": "digits"}}, "use this notebook's own"),
+        ("10_table1", {"overrides": {"lam": 0.01}, "lam": 0.01}, "overrides sets 'lam'"),
+        ("11_audit", {"encoder": "run:a", "lam": 0.0}, "lam: of the preset's runs"),
+        ("11_audit", {"encoder": "run:a", "epochs": 0}, "epochs: of the preset's runs"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(name, given, message, shared_outputs):

@@ -229,3 +229,15 @@ def test_runs_of_another_version_are_left_out_of_the_table(monkeypatch):
     record = run.folder / "config.json"
     record.write_text(record.read_text().replace('"patch_size"', '"patch_sizes"'))
     assert list(table1.finished_runs()) == []
+
+
+def test_columns_are_chosen_by_checked_values():
+    train(small(epochs=1), few(small()))
+    base = small(epochs=1, mask_ratio="7.5e-1", workers=3)
+    fields = table1.chosen_fields(base, ["epochs", "mask_ratio", "workers"])
+    assert fields == {"epochs": 1, "mask_ratio": 0.75}
+    (column,) = table1.found_settings({"lam": small().lam}, fields)
+    assert table1.config_of(column).epochs == 1
+    assert table1.found_settings({}, {**fields, "epochs": 2}) == []
+    with pytest.raises(InputError, match="use this notebook's own"):
+        table1.chosen_fields(base, ["lam"])
