@@ -47,7 +47,7 @@ CLASS_LOOKS = [
     for colours in CLASS_COLOURS.values()
     for colour, marker in zip(colours, CLASS_MARKERS, strict=True)
 ]
-FADED = 0.4  # opacity of what cannot be told
+FADED = 0.5  # opacity of what cannot be told
 
 STYLE = {
     "figure.dpi": 100,

@@ -122,6 +122,12 @@ def test_the_answers_about_sweeps(solved):
     assert spectral == pytest.approx(released)
 
 
+def test_the_answer_about_the_figure_of_gains(solved):
+    gains = solved("00_start", 2)
+    assert list(gains)[0] == "sgd" and list(gains)[-1] == "lbfgs"
+    assert gains["sgd"] > 0 > gains["lbfgs"]
+
+
 def test_the_answers_about_nearest_views(solved):
     few, many = (found["curve"] for found in solved("08_mask_ratio", 1).values())
     assert few != many and min([*few.values(), *many.values()]) > 0
