@@ -48,9 +48,10 @@ def exercise_2(epochs: int = 24, lam: float = 0.001) -> dict[str, Any]:
     """Repeat the sweep with `lam` at 0.001. Does the control at ratio 0 profit from uniformity?
 
     Answer: very much, under the plain probe: compare the first rows of the two sweeps. On digits it
-    reads little more than chance without the term. (One seed.) At ratio 0 the model is a plain autoencoder, whose features lie
-    near a line. The term does not need a mask: it flattens the spectrum of any feature, and the
-    plain probe depends on the spectrum. The notebook has the intervals and the other protocols.
+    reads little more than chance without the term. (One seed.) At ratio 0 the model is a plain
+    autoencoder, whose features lie near a line. The term does not need a mask: it flattens the
+    spectrum of any feature, and the plain probe depends on the spectrum. The notebook has the
+    intervals and the other protocols.
     """
     found = {}
     for value in (0.0, lam):

@@ -124,7 +124,8 @@ def test_the_answers_about_sweeps(solved):
 
 def test_the_answer_about_the_figure_of_gains(solved):
     gains = solved("00_start", 2)
-    assert list(gains)[0] == "sgd" and list(gains)[-1] == "lbfgs"
+    first, *_, last = gains
+    assert (first, last) == ("sgd", "lbfgs")
     assert gains["sgd"] > 0 > gains["lbfgs"]
 
 
