@@ -32,6 +32,7 @@ BESIDE = ("optimizer", "scaler", "epoch", "args")  # what training code saves wi
 # Attention heads leave no trace in the shapes: those of MAE's models by width, and of its decoder.
 HEADS = {768: 12, 1024: 16, 1280: 16}
 DECODER_HEADS = {512: 16}
+WRAPPERS = ("module.", "_orig_mod.")  # before every name: DistributedDataParallel, torch.compile
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ def load_checkpoint(
     saved = _read(path)
     args = saved.get("args")
     settings = vars(args) if isinstance(args, argparse.Namespace) else {}
-    tensors, classifier = _sort(saved["model"], path)
+    named, unwrapped = _unwrapped(_checked(saved["model"], path))
+    classifier = [name for name in named if name.split(".")[0] in CLASSIFIER]
+    tensors = {name: value.float() for name, value in named.items() if name not in classifier}
     config = _architecture(tensors, path, num_heads, decoder_heads)
     if interpolate and image_size is None:
         raise InputError("interpolate resizes the positions to image_size; give image_size")
-    notes = _left_out(saved, classifier) + _unusual_positions(tensors, config)
+    notes = unwrapped + _left_out(saved, classifier) + _unusual_positions(tensors, config)
     if image_size not in (None, config.image_size):
         tensors = _resize(tensors, config, int(image_size), interpolate, path)
         config = replace(config, image_size=int(image_size))
@@ -134,16 +137,24 @@ def _read(path: Path) -> dict[str, Any]:
     return saved
 
 
-def _sort(model: Mapping[Any, Any], path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """(tensors in float32, without the classifier; the names of the classifier's)"""
+def _checked(model: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """The tensors by name; InputError for anything else and for a tensor that is not finite."""
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             kind = type(value).__name__
             raise InputError(f"{path}: {name!r} of its model is a {kind}; expected a tensor")
         if not value.isfinite().all():
             raise InputError(f"{path}: {name} is not finite; the training diverged")
-    classifier = [name for name in model if name.split(".")[0] in CLASSIFIER]
-    return {k: v.float() for k, v in model.items() if k not in classifier}, classifier
+    return dict(model)
+
+
+def _unwrapped(named: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """(the tensors without a prefix that all names have from a wrapped model, a note of it)"""
+    taken = ""
+    while found := [w for w in WRAPPERS if named and all(n.startswith(w) for n in named)]:
+        named = {name.removeprefix(found[0]): value for name, value in named.items()}
+        taken += found[0]
+    return named, (f"read without {taken!r} before every name",) if taken else ()
 
 
 def _left_out(saved: dict[str, Any], classifier: list[str]) -> tuple[str, ...]:

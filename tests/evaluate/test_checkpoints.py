@@ -67,6 +67,25 @@ def test_an_encoder_only_file_becomes_a_timm_model(model, tmp_path):
         torch.testing.assert_close(found.model.forward_features(images), expected)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_file_of_a_wrapped_model_is_read_by_its_own_names(model, tmp_path, prefix):
+    """DistributedDataParallel and torch.compile put a prefix before every name."""
+    wrapped = {prefix + name: value for name, value in mae_names(model).items()}
+    torch.save({"model": wrapped}, tmp_path / "wrapped.pth")
+    found = load_checkpoint(tmp_path / "wrapped.pth", **HEADS)
+    assert found.notes == (f"read without {prefix!r} before every name",)
+    for name, value in found.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+
+
+def test_a_prefix_of_some_names_only_is_refused(model, tmp_path):
+    names = mae_names(model)
+    mixed = {("module." + n if "blocks" in n else n): v for n, v in names.items()}
+    torch.save({"model": mixed}, tmp_path / "mixed.pth")
+    with pytest.raises(InputError, match="blocks"):
+        load_checkpoint(tmp_path / "mixed.pth", **HEADS)
+
+
 def test_the_heads_of_maes_models_are_known_by_their_width(tmp_path):
     fields = dict(embed_dim=768, num_heads=12, decoder_dim=512, decoder_heads=16, depth=1)
     model = seeded(config_of(**fields))
