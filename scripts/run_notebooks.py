@@ -6,10 +6,14 @@ parameters that it declares. Executed copies lie in outputs/notebooks/.
 """
 
 import argparse
+import lzma
 import os
 import shutil
+import tarfile
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +29,15 @@ from lib.runs import outputs
 from scripts.forked_kernels import forked_kernels
 
 NOTEBOOKS = sorted((REPO / "notebooks").glob("0[1-8]_*.ipynb"))
+LIBRARIES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+DAMAGED = (OSError, EOFError, RuntimeError, *LIBRARIES)  # what reading an archive can raise
 KINDS = {ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings}
 
 
 def image_folder(given: Path, data: Path = REPO / "data") -> Path:
     """The folder of images: `given`, or data/<its name> if it is an archive, unpacked once.
 
-    Raises InputError for a path that is neither, and an archive without train/.
+    Raises InputError for a path that is neither, and an archive that is damaged or without train/.
     """
     if given.is_dir():
         return given
@@ -42,15 +48,24 @@ def image_folder(given: Path, data: Path = REPO / "data") -> Path:
         raise InputError(f"{given} is no archive; expected one of {', '.join(sorted(KINDS))}")
     target = data / given.name.removesuffix(ending)
     if target.is_dir():
-        print(f"{target} is there: unpacked before")
+        print(f"{target} is there: unpacked before; delete it to unpack {given.name} again")
         return target
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data) as part:
-        safe = {} if ending == ".zip" else {"filter": "data"}  # zip has no such filter
-        shutil.unpack_archive(given, part, **safe)
+        _unpack(given, part, ending)
         os.replace(_holder_of_train(Path(part), given), target)
     print(f"unpacked into {target}")
     return target
+
+
+def _unpack(given: Path, part: str, ending: str) -> None:
+    safe = {} if ending == ".zip" else {"filter": "data"}  # zip has no such filter
+    try:
+        shutil.unpack_archive(given, part, **safe)
+    except DAMAGED as error:
+        if getattr(error, "errno", None):  # of the disk and not of the archive
+            raise
+        raise InputError(f"{given} cannot be unpacked: {error}; fetch or pack it again") from None
 
 
 def _holder_of_train(part: Path, given: Path) -> Path:
@@ -87,6 +102,17 @@ def run(path: Path, target: Path, parameters: dict[str, Any]) -> None:
             ) from None
 
 
+def read_yaml(text: str) -> dict[str, Any]:
+    """The dict in a text as '{epochs: 2}'; InputError for anything else."""
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError:
+        given = text
+    if not isinstance(given, dict):
+        raise InputError(f"parameters must be a YAML dict, as '{{epochs: 2}}', got {given!r}")
+    return given
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with train/ and val/, or an archive of it")
@@ -94,9 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--parameters", default="{}", help="YAML, as '{epochs: 2, jobs: 1}'")
     parser.add_argument("--only", nargs="+", default=[], help="numbers, as 03 05; all if none")
     args = parser.parse_args(argv)
-    given = yaml.safe_load(args.parameters)
-    if not isinstance(given, dict):
-        raise InputError(f"parameters must be a YAML dict, as '{{epochs: 2}}', got {given!r}")
+    given = read_yaml(args.parameters)
     if taken := sorted(given.keys() & {"preset", "data"}):
         raise InputError(f"parameters hold {taken[0]}; give it as DATA=PATH or PRESET=NAME")
     folder = image_folder(args.data.expanduser().resolve())

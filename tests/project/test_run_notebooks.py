@@ -1,5 +1,6 @@
 """scripts/run_notebooks.py: an archive is unpacked once, and every notebook gets its parameters."""
 
+import errno
 import shutil
 
 import pytest
@@ -25,7 +26,7 @@ def test_an_archive_is_unpacked_once_beside_other_data(tmp_path, capsys, kind, i
     assert script.image_folder(archive, data) == folder
     assert capsys.readouterr().out.splitlines() == [
         f"unpacked into {folder}",
-        f"{folder} is there: unpacked before",
+        f"{folder} is there: unpacked before; delete it to unpack {archive.name} again",
     ]
 
 
@@ -40,6 +41,29 @@ def test_what_is_no_folder_of_images_is_one_line(tmp_path):
         with pytest.raises(InputError, match=line):
             script.image_folder(tmp_path / name, tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "bztar", "xztar"])
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_a_damaged_archive_is_one_line_and_leaves_nothing(tmp_path, kind, damage):
+    image_folder(tmp_path / "made")
+    archive = script.Path(shutil.make_archive(str(tmp_path / "images"), kind, tmp_path / "made"))
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2] if damage == "cut" else bytes(range(256)) * 9)
+    with pytest.raises(InputError, match=r"images\.\S+ cannot be unpacked: .+; fetch or pack"):
+        script.image_folder(archive, tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_a_full_disk_is_not_a_damaged_archive(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    image_folder(tmp_path / "made")
+    archive = script.Path(shutil.make_archive(str(tmp_path / "i"), "zip", tmp_path / "made"))
+    monkeypatch.setattr(script.shutil, "unpack_archive", full)
+    with pytest.raises(OSError, match="No space left"):
+        script.image_folder(archive, tmp_path / "data")
 
 
 def test_every_notebook_gets_the_parameters_that_it_declares():
@@ -64,6 +88,7 @@ def test_it_runs_the_notebooks_that_are_asked_for(tmp_path, monkeypatch, capsys,
     for wrong, line in {
         "--only=09": "from 01 to 08",
         "--parameters=3": "must be a YAML dict",
+        "--parameters={epochs: 2": "must be a YAML dict",
         "--parameters={data: digits}": "parameters hold data; give it as",
     }.items():
         with pytest.raises(InputError, match=line):
