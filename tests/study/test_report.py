@@ -437,9 +437,20 @@ def test_a_part_without_records_says_how_to_get_them(records):
 def test_the_compute_of_a_shared_run_counts_once(records):
     tuned = {**records[0], "part": "finetuning", "finetuned": {"best": 1.0, "seconds": 1800.0}}
     text = tables.origin_block([*records, tuned])
-    assert text.startswith("8 records; trained at commit abc; machine: a machine,")
-    assert "7 runs, 14 million images, 3 core hours at 1,300 images/s" in text
+    assert text.startswith("8 records; trained at commit abc; one thread a run;")
+    assert "machines: a machine in bf16 (8)." in text
+    assert "7 runs, 14 million images, 3 core hours" in text and "(1,300 in bf16)" in text
     assert "1 runs, 0.5 core hours" in text
+
+
+def test_records_of_another_precision_are_counted_apart(records):
+    """750 images/s in float32: 7 runs of 2 million images take 5.2 hours, not 3."""
+    origin = {**records[0]["origin"], "precision": "fp32"}
+    text = tables.origin_block([{**r, "origin": origin} for r in records])
+    assert "a machine in fp32 (7)." in text and "14 million images, 5 core hours" in text
+    mixed = tables.origin_block([records[0], {**records[1], "origin": origin}])
+    assert "a machine in bf16 (1), a machine in fp32 (1)." in mixed
+    assert "(1,300 in bf16, 750 in fp32)" in mixed
 
 
 def test_the_claims_of_the_theory_are_those_of_the_executed_notebooks(tmp_path):
