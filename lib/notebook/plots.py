@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lib.masking import patchify, unpatchify
-from lib.notebook.statistics import interval
+from lib.notebook.statistics import FEWEST, interval
 
 # No colour means two things: objectives, then curves of the images alone, then protocols, then
 # what a notebook counts itself (C0 to C4). Whoever sees few colours can go by the markers.
@@ -92,8 +92,9 @@ def draw_seeds(
 ) -> None:
     """Means over seeds joined by a line, every seed as a dot, and the 95 % interval of the mean.
 
-    x (points), values (points, seeds). A point that is not `told` is faded. The intervals do not
-    widen the axes: with two seeds they are 12.7 standard errors to each side, and are cut off.
+    x (points), values (points, seeds). A point that is not `told` is faded. The axes hold every
+    interval of three seeds or more. One of two seeds may be cut off: it is 12.7 standard errors to
+    each side, and would hide the rest.
     """
     means = [float(np.mean(v)) for v in values]
     face = colour if filled else "white"
@@ -103,7 +104,8 @@ def draw_seeds(
         ax.plot(at, mean, marker, ms=6, mfc=face, mec=colour, alpha=alpha, zorder=3)
         if len(seeds) > 1:
             bar = Line2D([at, at], interval(seeds), color=colour, lw=1.2, alpha=0.5 * alpha)
-            ax.add_artist(bar)  # an artist that is not a line leaves the limits alone
+            hold = ax.add_artist if len(seeds) < FEWEST else ax.add_line  # an artist widens nothing
+            hold(bar)
     ax.plot(x, means, line, color=colour, lw=1.3, alpha=0.8, zorder=1)
     if label is not None:
         ax.plot([], [], marker + line, color=colour, mfc=face, ms=6, label=label)

@@ -2,11 +2,13 @@
 
 import itertools
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
 from lib.notebook import plots
+from lib.notebook.statistics import interval
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB
 SIGHT = {
@@ -65,3 +67,16 @@ def test_no_colour_means_two_things():
     used = [to_rgb(c) for group in groups for c in group.values()]
     used += [to_rgb(c) for c in plots.CYCLE]
     assert len(set(used)) == len(used)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_axes_hold_every_interval_of_three_seeds_or_more(seeds):
+    """An interval of two seeds is too long to be shown whole; a longer one is never cut."""
+    values = list(np.linspace(10, 11, seeds))
+    figure, ax = plt.subplots()
+    plots.draw_seeds(ax, [0, 1], [values, values], "b")
+    low, high = interval(values)
+    bottom, top = ax.get_ylim()
+    assert (bottom < low and high < top) == (seeds > 2)
+    assert bottom < 10 and top > 11
+    plt.close(figure)
