@@ -32,7 +32,7 @@ def profile_steps(config: Config, steps: int) -> list[dict[str, Any]]:
     """A line for each kind of operation; the last one is the whole step, without instruments.
 
     The clock is the thread's CPU time: it does not count what other processes take. The peak is the
-    fastest product of two square matrices of 1,024 rows, seen meanwhile.
+    fastest product of two square matrices of 1,024 rows, seen meanwhile, in the format of the run.
     """
     with _one_thread():
         trainer = Trainer(config, random_data(config, 4 * config.batch_size))
@@ -41,7 +41,8 @@ def profile_steps(config: Config, steps: int) -> list[dict[str, Any]]:
         _take(trainer, steps)
         whole = (time.thread_time() - start) / steps
         seconds, flops = _instrumented(trainer, steps)
-        peak = _peak(30)
+        low = trainer.precision == "bf16"
+        peak = _peak(30, torch.bfloat16 if low else torch.float32)
     rows = []
     for kind, spent in sorted(seconds.items(), key=lambda item: -item[1]):
         work = flops[kind] / spent / peak if flops.get(kind) else float("nan")
@@ -116,9 +117,9 @@ def _product(a: Tensor, b: Tensor) -> tuple[str, int]:
     return ("linear products" if a.ndim == 2 else "attention products"), flops
 
 
-def _peak(repeats: int) -> float:
-    """FLOP/s of the fastest bf16 product in CPU time."""
-    a, times = torch.randn(1024, 1024).bfloat16(), []
+def _peak(repeats: int, dtype: torch.dtype) -> float:
+    """FLOP/s of the fastest product in CPU time."""
+    a, times = torch.randn(1024, 1024, dtype=dtype), []
     for _ in range(repeats):
         start = time.thread_time()
         torch.mm(a, a)

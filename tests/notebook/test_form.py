@@ -38,7 +38,7 @@ def test_form(name):
     notebook = read(name)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert len(notebook.cells) <= 30
+    assert len(notebook.cells) <= 32
     first = notebook.cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     code = code_cells(notebook)

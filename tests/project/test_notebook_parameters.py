@@ -22,7 +22,7 @@ def test_the_comments_are_those_of_the_presets(path):
     cells = nbformat.read(path, 4).cells
     (cell,) = [c for c in cells if "parameters" in c.metadata.get("tags", [])]
     for line in cell.source.split("\n"):
-        assert line == script.documented(line), "python -m scripts.document_parameters"
+        assert line == script.documented(line, path.stem), "python -m scripts.document_parameters"
 
 
 def test_papermill_shows_the_same_sentence():
@@ -33,7 +33,8 @@ def test_papermill_shows_the_same_sentence():
 
 def test_a_parameter_that_is_no_setting_keeps_its_comment():
     line = "images: int = 1000  # test images in a map, at most"
-    assert script.documented(line) == line
-    assert script.documented("# parameters") == "# parameters"
-    new = script.documented("lam: float = 0.5  # something older")
-    assert new == f"lam: float = 0.5  # {help_of('lam')}"
+    assert script.documented(line, "05_tsne") == line
+    assert script.documented("# parameters", "05_tsne") == "# parameters"
+    older = "lam: float = 0.5  # something older"
+    assert script.documented(older, "02_pretrain") == f"lam: float = 0.5  # {help_of('lam')}"
+    assert script.documented(older, "09c_uniformity") == older
