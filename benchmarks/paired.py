@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.memory import children_memory, peak_memory
 from benchmarks.plain import PlainImages, dense_forward, plain_loss
 from lib.compute.cost import gemm_peak
-from lib.compute.device import cores, has_bf16
+from lib.compute.device import cores
 from lib.data import Dataset, Split
 from lib.distributed.collectives import all_reduce_mean_, rank_and_world_size
 from lib.distributed.launch import process_group
@@ -192,9 +192,8 @@ def serve(side: Side, address: str, key: bytes) -> None:
     while count := _next_count(connection, world_size):
         clock.steps.clear()
         run(1 + count)
-        precision = "bf16" if has_bf16(torch.device("cpu")) else "fp32"
         memory = peak_memory() + children_memory()
-        gemm = gemm_peak(precision, torch.device("cpu"), 1024)
+        gemm = gemm_peak("bf16", torch.device("cpu"), 1024)
         of_rank = torch.tensor([gemm, memory, memory - libraries], dtype=torch.float64)
         sums = (all_reduce_mean_(of_rank) * world_size).tolist()
         if connection:

@@ -18,9 +18,11 @@ from lib.presets import Config
 def gemm_peak(precision: str, device: torch.device, size: int = 2048, repeats: int = 8) -> float:
     """FLOP/s of the best of `repeats` products of two square matrices, on all threads.
 
-    precision: fp32, bf16 or fp64. size: rows of the matrices.
+    precision: fp32, bf16 or fp64; fp32 in place of bf16 where a training would take it as well
+    (`settle_precision`). size: rows of the matrices.
     """
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[precision]
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+    dtype = dtypes[settle_precision(precision, device)[0]]
     a = torch.randn(size, size, device=device).to(dtype)
     times = []
     for _ in range(repeats):
@@ -108,11 +110,15 @@ def estimate(config: Config, images: int, processes: int = 1) -> Cost:
     return Cost(parameters, flops, activations, per_epoch, config.epochs, micro_batch)
 
 
+def precision_of(config: Config) -> str:
+    """What a training of `config` computes in on this machine: fp32, bf16 or fp64."""
+    return settle_precision(config.precision, pick_device(config.device))[0]
+
+
 def _takes_kernels(config: Config) -> bool:
     """Whether training would ask for the CPU kernels."""
-    device = pick_device(config.device)
-    precision = settle_precision(config.precision, device)[0]
-    return device.type == "cpu" and precision == "bf16" and not config.compile
+    cpu = pick_device(config.device).type == "cpu"
+    return cpu and precision_of(config) == "bf16" and not config.compile
 
 
 def _count_step(mae: MAE, config: Config, batch: int) -> tuple[int, int]:
@@ -129,7 +135,7 @@ def _count_step(mae: MAE, config: Config, batch: int) -> tuple[int, int]:
     images = torch.empty(batch, config.channels, config.image_size, config.image_size)
     noise = torch.empty(batch, config.num_patches)
     masks = masks_from_noise(noise, num_visible(config.num_patches, config.mask_ratio))
-    autocast: Any = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
+    autocast: Any = torch.autocast("cpu", torch.bfloat16, enabled=precision_of(config) == "bf16")
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x)
     with FlopCounterMode(display=False) as counter, saving:
         with autocast:

@@ -11,7 +11,7 @@ import torch
 from support import environment, same_tensors, small, workers
 
 from lib.compute.acceleration import choose_kernels, keep_heap
-from lib.compute.cost import duration, estimate, gemm_peak
+from lib.compute.cost import duration, estimate, gemm_peak, precision_of
 from lib.compute.device import settle_precision
 from lib.compute.memory import memory_at_most
 from lib.masking import random_masks
@@ -171,6 +171,21 @@ def test_durations_read_well():
 
 def test_a_product_peak_is_measured():
     assert gemm_peak("fp32", CPU, size=64, repeats=2) > 0
+
+
+def test_costs_are_those_of_the_format_that_a_training_here_computes_in(monkeypatch):
+    """Without bfloat16 arithmetic that is float32: twice the bytes, and its own peak."""
+    config = resolve("cifar10-vit-micro", batch_size=64, device="cpu", compile=True)
+    monkeypatch.setattr("lib.compute.device.has_bf16", lambda _: True)
+    low = estimate(config, images=1000)
+    assert precision_of(config) == "bf16"
+    monkeypatch.setattr("lib.compute.device.has_bf16", lambda _: False)
+    full, used = estimate(config, images=1000), []
+    assert precision_of(config) == "fp32"
+    assert 1.3 < full.activation_bytes / low.activation_bytes <= 2 and full.flops == low.flops
+    monkeypatch.setattr(torch, "mm", lambda a, b: used.append(a.dtype))
+    gemm_peak("bf16", CPU, size=8, repeats=1)
+    assert used == [torch.float32]
 
 
 @pytest.mark.parametrize("name", [
