@@ -86,7 +86,7 @@ def falling_again(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
 
 
 def mask_ratios(data: str, seeds: tuple[int, ...]) -> Iterator[Planned]:
-    """Part C: the mask ratio; 0 is plain autoencoding. The ratios that Section 4.2 compares first.
+    """Part C: the mask ratio; 0 is plain autoencoding. The ratios of the paper's claims first.
 
     All seeds of one ratio before the next ratio: a study that is stopped can judge what it has.
     """
