@@ -33,7 +33,7 @@ EARLIER = {
     "05_tsne": "Figure 4",
     "06_lambda_ablation": "Figure 5 (a)",
     "07_training_curve": "Figure 5 (b)",
-    "08_mask_ratio": "Section 3.2, ratio 0",
+    "08_mask_ratio": "Sections 3.2, 4.2",
 }
 
 MIDDLE, LARGEST = 1e-3, 1e-1  # spectral: the paper's number, and the largest of the plan
