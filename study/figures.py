@@ -12,6 +12,7 @@ from study.coefficients import RELEASED, curves
 from study.explanation import budget_gains
 from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS
 from study.tables import (
+    FEATURES,
     PROTOCOLS,
     SUMMARY,
     Record,
@@ -19,6 +20,7 @@ from study.tables import (
     finetuned,
     gains,
     mask_ratio_curves,
+    of_part,
 )
 from study.variant_gains import variant_claims
 
@@ -148,19 +150,28 @@ def variant_figures(records: Sequence[Record]) -> Named:
 
 
 def ratio_figures(records: Sequence[Record]) -> Named:
-    """Class-token accuracy of both objectives against the mask ratio, a panel a probe."""
+    """Accuracy of both objectives against the mask ratio: a row a feature, a panel a probe."""
     for data in PRESETS:
-        found = [mask_ratio_curves(records, data, p) for p in SUMMARY.values()]
-        if any(found):
-            curves_of = [
-                {
-                    o: {x: list(seeds.values()) for x, seeds in own.items()}
-                    for o, own in each.items()
-                }
-                for each in found
-            ]
-            title = f"{data}, {SHORT} epochs, class token; bars: 95 % intervals"
-            yield f"mask_ratios_{data}", _panels(curves_of, "mask ratio", title)
+        if of_part(records, "mask ratio", data):
+            rows = {
+                label: [
+                    _of_common_seeds(mask_ratio_curves(records, data, protocol, feature))
+                    for protocol in SUMMARY.values()
+                ]
+                for feature, label in FEATURES.items()
+            }
+            title = f"{data}, {SHORT} epochs; bars: 95 % intervals"
+            yield f"mask_ratios_{data}", _panels(rows, "mask ratio", title)
+
+
+def _of_common_seeds(found: dict[str, dict[float, dict[int, float]]]) -> "Curves":
+    """At every ratio the seeds that both objectives have, as in the table."""
+    base, other = (found.get(name, {}) for name in PAIR)
+    common = {x: base[x].keys() & other[x].keys() for x in base.keys() & other.keys()}
+    return {
+        name: {x: [own[x][s] for s in sorted(seeds)] for x, seeds in sorted(common.items())}
+        for name, own in zip(PAIR, (base, other), strict=True)
+    }
 
 
 def finetuning_figures(records: Sequence[Record]) -> Named:
@@ -189,31 +200,37 @@ def finetuning_figures(records: Sequence[Record]) -> Named:
 
 
 def along_figures(records: Sequence[Record]) -> Named:
-    """The long pair: class-token accuracy along training, a panel a probe; one seed."""
+    """The long pair: accuracy along training, a row a feature, a panel a probe; one seed."""
     for data in PRESETS:
-        found = [along_pair(records, data, p) for p in SUMMARY.values()]
-        if any(found):
-            curves_of = [
+        rows = {}
+        for feature, label in FEATURES.items():
+            found = [along_pair(records, data, p, feature) for p in SUMMARY.values()]
+            rows[label] = [
                 {o: {epoch: [pair[k]] for epoch, pair in each.items()} for k, o in enumerate(PAIR)}
                 for each in found
             ]
-            title = f"{data}, one pair of 200 epochs, class token"
-            yield f"along_{data}", _panels(curves_of, "epoch of pretraining", title)
+        if any(found):
+            title = f"{data}, one pair of 200 epochs"
+            yield f"along_{data}", _panels(rows, "epoch of pretraining", title)
 
 
 Curves = dict[str, dict[float, list[float]]]  # {objective: {x: accuracies over seeds}}
 
 
-def _panels(found: Sequence[Curves], xlabel: str, title: str) -> Figure:
-    """A panel a probe of SUMMARY, a line an objective."""
-    figure, axes = plt.subplots(1, len(SUMMARY), figsize=(10, 3.4))
-    for ax, reading, own in zip(axes, SUMMARY, found, strict=True):
-        for objective, points in own.items():
-            look = plots.COLOURS[objective], plots.MARKERS[objective]
-            plots.draw_seeds(ax, list(points), list(points.values()), *look, objective)
-        ax.set(title=reading, xlabel=xlabel)
-    axes[0].set_ylabel("test accuracy (%)")
-    axes[0].legend()
+def _panels(rows: dict[str, Sequence[Curves]], xlabel: str, title: str) -> Figure:
+    """A row a feature, a panel a probe of SUMMARY, a line an objective; one scale for all."""
+    shape = len(rows), len(SUMMARY)
+    figure, axes = plt.subplots(*shape, figsize=(10, 6), sharex=True, sharey=True)
+    for line, (label, found) in zip(axes, rows.items(), strict=True):
+        for ax, reading, own in zip(line, SUMMARY, found, strict=True):
+            for objective, points in own.items():
+                look = plots.COLOURS[objective], plots.MARKERS[objective]
+                plots.draw_seeds(ax, list(points), list(points.values()), *look, objective)
+            ax.set_title(f"{reading}, {label}")
+        line[0].set_ylabel("test accuracy (%)")
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    axes[0, 0].legend()
     figure.suptitle(title)
     return figure
 

@@ -244,29 +244,54 @@ def of_part(records: Sequence[Record], part: str, data: str) -> list[Record]:
 
 
 def mask_ratio_curves(
-    records: Sequence[Record], data: str, protocol: str
+    records: Sequence[Record], data: str, protocol: str, feature: str
 ) -> dict[str, dict[float, dict[int, float]]]:
-    """{objective: {mask ratio: {seed: class-token accuracy}}}, the ratios rising."""
+    """{objective: {mask ratio: {seed: accuracy}}}, the ratios rising."""
     found: dict[str, dict[float, dict[int, float]]] = {}
     own = of_part(records, "mask ratio", data)
     for r in sorted(own, key=lambda r: r["fields"]["mask_ratio"]):
         ratios = found.setdefault(r["objective"], {})
         seeds = ratios.setdefault(r["fields"]["mask_ratio"], {})
-        seeds[r["seed"]] = accuracy(r, protocol, "token")
+        seeds[r["seed"]] = accuracy(r, protocol, feature)
     return found
 
 
 def mask_ratios_block(records: Sequence[Record]) -> str:
-    """Part C: MAE and U-MAE at every mask ratio, class token."""
-    rows = []
+    """Part C: MAE and U-MAE at every mask ratio, and what the ratio 0.75 gains over others."""
+    rows, compared = [], []
     for data in PRESETS:
-        for name, protocol in SUMMARY.items():
-            found = mask_ratio_curves(records, data, protocol)
-            base, other = (found.get(objective, {}) for objective in ("MAE", "U-MAE"))
-            for ratio in sorted(base.keys() & other.keys()):
-                rows += _pair([base[ratio], other[ratio]], [data, name, f"{ratio:g}"])
-    header = ["data", "probe", "mask ratio", "MAE", "U-MAE", "gain [95 %]", "n"]
-    return table(header, rows) if rows else NOT_YET
+        for feature, label in FEATURES.items():
+            for name, protocol in SUMMARY.items():
+                found = mask_ratio_curves(records, data, protocol, feature)
+                base, other = (found.get(objective, {}) for objective in ("MAE", "U-MAE"))
+                labels = [data, label, name]
+                for ratio in sorted(base.keys() & other.keys()):
+                    rows += _pair([base[ratio], other[ratio]], [*labels, f"{ratio:g}"])
+                compared += _above_other_ratios(found, labels)
+    if not rows:
+        return NOT_YET
+    header = ["data", "feature", "probe", "mask ratio", "MAE", "U-MAE", "gain [95 %]", "n"]
+    others = [f"{PAPER_RATIO:g} minus {ratio:g} [95 %]" for ratio in OTHER_RATIOS]
+    above = table(["data", "feature", "probe", "objective", *others, "n"], compared)
+    return f"{table(header, rows)}\n\n{above}"
+
+
+PAPER_RATIO = 0.75
+OTHER_RATIOS = {0.0: "Section 3.2", 0.9: "Section 4.2"}  # and where the paper compares it
+
+
+def _above_other_ratios(
+    found: dict[str, dict[float, dict[int, float]]], labels: list[str]
+) -> list[list[str]]:
+    """A row an objective: accuracy at the paper's ratio minus that at the others, same seeds."""
+    rows = []
+    for objective, own in found.items():
+        sides = [own.get(ratio, {}) for ratio in (PAPER_RATIO, *OTHER_RATIOS)]
+        seeds = set.intersection(*map(set, sides))
+        if seeds:
+            cells = [with_interval([sides[0][s] - side[s] for s in seeds]) for side in sides[1:]]
+            rows.append([*labels, objective, *cells, str(len(seeds))])
+    return rows
 
 
 def _pair(sides: Sequence[dict[int, float]], labels: list[str]) -> list[list[str]]:
@@ -304,21 +329,24 @@ def finetuning_block(records: Sequence[Record]) -> str:
     return table(header, rows) if rows else NOT_YET
 
 
-def along_pair(records: Sequence[Record], data: str, protocol: str) -> dict[int, tuple[float, ...]]:
-    """Of the long pair: {epoch: (MAE, U-MAE)}, class token; empty if one of the two is missing."""
+def along_pair(
+    records: Sequence[Record], data: str, protocol: str, feature: str
+) -> dict[int, tuple[float, ...]]:
+    """Of the long pair: {epoch: (MAE, U-MAE)}; empty if one of the two is missing."""
     own = {r["objective"]: r["along"] for r in of_part(records, "long", data)}
     if len(own) < 2:
         return {}
     pairs = zip(own["MAE"], own["U-MAE"], strict=True)
-    return {pair[0]["epoch"]: tuple(accuracy(r, protocol, "token") for r in pair) for pair in pairs}
+    return {pair[0]["epoch"]: tuple(accuracy(r, protocol, feature) for r in pair) for pair in pairs}
 
 
 def along_block(records: Sequence[Record]) -> str:
-    """The long pair: the gain under each protocol along training; one seed."""
+    """The long pair under each protocol along training; one seed."""
     rows = []
     for data in PRESETS:
-        found = [along_pair(records, data, protocol) for protocol in SUMMARY.values()]
-        for epoch in found[0]:
-            cells = ["{:.1f} → {:.1f}".format(*own[epoch]) for own in found]
-            rows.append([data, str(epoch), *cells])
-    return table(["data", "epoch", *SUMMARY], rows) if rows else NOT_YET
+        for feature, label in FEATURES.items():
+            found = [along_pair(records, data, protocol, feature) for protocol in SUMMARY.values()]
+            for epoch in found[0]:
+                cells = ["{:.1f} → {:.1f}".format(*own[epoch]) for own in found]
+                rows.append([data, label, str(epoch), *cells])
+    return table(["data", "feature", "epoch", *SUMMARY], rows) if rows else NOT_YET

@@ -163,7 +163,8 @@ def every_part(records: list[dict]) -> list[dict]:
 
 def budget(value: float) -> list[dict]:
     return [
-        {"prepare": p, "lr": lr, "epochs": e, "token": {"test": value + e / 100}}
+        {"prepare": p, "lr": lr, "epochs": e}
+        | {f: {"test": value + e / 100} for f in tables.FEATURES}
         for p, lr, e in explanation.BUDGETS
     ]
 
@@ -294,10 +295,10 @@ def test_the_claims_of_every_part_are_judged_together(records):
     ]
     found = claims.study_claims([*records, *tuned, *ratios])
     by_text = {(c["part"], c["claim"]): c for c in found}
-    assert len(found) == 5 + 3 + 3  # protocols, finetuning, protocols of ratio 0.75 against 0
+    assert len(found) == 5 + 3 + 2 * 3  # protocols, finetuning, ratio 0.75 against 0 (two features)
     assert by_text["finetuning", "U-MAE minus MAE, above -0.5"]["verdict"] == "agrees"
     assert by_text["finetuning", "MAE minus from scratch, above 0"]["differences"] == [5.0] * 3
-    ratio = by_text["mask ratio", "`sgd`: MAE at ratio 0.75 minus ratio 0, above 0"]
+    ratio = by_text["mask ratio", "`sgd`, class token: MAE at ratio 0.75 minus ratio 0, above 0"]
     assert ratio["verdict"] == "agrees"
     assert max(c["p"] for c in found) < 0.05 and {c["holm"] for c in found} == {"agrees"}
 
@@ -335,7 +336,24 @@ def test_mask_ratios_pair_the_seeds():
         for name, seed, value in (("MAE", 0, 20.0), ("MAE", 1, 22.0), ("U-MAE", 1, 25.0))
     ]
     line = tables.mask_ratios_block(rows).splitlines()[2]
-    assert line == "| cifar10 | plain | 0.5 | 22.0 | 25.0 | +3.0 | 1 |"
+    assert line == "| cifar10 | class token | plain | 0.5 | 22.0 | 25.0 | +3.0 | 1 |"
+
+
+def test_the_papers_ratio_stands_against_the_others_on_the_seeds_that_all_have():
+    values = {0.0: (0, 1, 2), 0.75: (0, 1, 2), 0.9: (1, 2)}
+    rows = [
+        swept(
+            "mask ratio", "MAE", seed, 20.0 + 10 * ratio + seed * (ratio == 0.75), mask_ratio=ratio
+        )
+        for ratio, seeds in values.items()
+        for seed in seeds
+    ]
+    rows += [swept("mask ratio", "U-MAE", 0, 20.0, mask_ratio=0.0)]
+    lines = tables.mask_ratios_block(rows).splitlines()
+    assert (
+        "| cifar10 | class token | plain | MAE | +9.0 [+2.6, +15.4] | +0.0 [-6.4, +6.4] | 2 |"
+        in lines
+    )
 
 
 def test_finetuning_stands_beside_the_probe_of_the_same_encoders(records):
@@ -354,7 +372,8 @@ def test_the_long_pair_is_read_along_training(records):
         along = [{"epoch": epoch, "accuracy": r["accuracy"]} for epoch in (50, 200)]
         pair.append({**r, "part": "long", "along": along})
     lines = tables.along_block(pair).splitlines()[2:]
-    assert lines[1] == "| cifar10 | 200 | 20.0 → 31.0 | 20.0 → 31.0 | 20.0 → 31.0 |"
+    assert lines[1] == "| cifar10 | class token | 200 | 20.0 → 31.0 | 20.0 → 31.0 | 20.0 → 31.0 |"
+    assert lines[3].startswith("| cifar10 | mean token | 200 | 20.0 → 31.0 |")
 
 
 def checked(objective: str, seed: int, tuned: float, rotated: float) -> dict:
@@ -384,11 +403,13 @@ def test_predictions_are_borne_out_or_spoken_against():
         "speaks against it",
         "speaks against it",
         "speaks against it",  # whitened, U-MAE still reads 1 point better
-        "no difference can be told",
+        "no difference is seen",
         "speaks against it",  # conditioned alike, 3 points are left
-        "no difference can be told",  # and of one size: equal
+        "no difference is seen",  # and of one size: equal
+        "speaks against it",  # at condition 100 MAE reads 3 points less than as it is
         "bears it out",
-        "no difference can be told",
+        "no difference is seen",
+        "no difference is seen",
     ]
 
 
@@ -416,9 +437,10 @@ def test_the_gain_stands_beside_the_length_of_the_probe():
         for objective, low in (("MAE", 10.0), ("U-MAE", 20.0)):
             rows.append({**record(objective, seed, low), "budget": budget(low + seed)})
     lines = explanation.budget_block(rows).splitlines()[2:]
-    assert len(lines) == 10
+    assert len(lines) == 20  # ten probes of each feature
     assert lines[2] == (
-        "| cifar10 | raw | 0.01 | 100 | 12.0 ± 1.0 | 22.0 ± 1.0 | +10.0 [+10.0, +10.0] | 3 |"
+        "| cifar10 | class token | raw | 0.01 | 100 "
+        "| 12.0 ± 1.0 | 22.0 ± 1.0 | +10.0 [+10.0, +10.0] | 3 |"
     )
 
 
