@@ -1,4 +1,4 @@
-"""U-MAE minimises reconstruction (Eq. 2) + lam * uniformity (Eq. 8/9).
+"""U-MAE minimises reconstruction (Eq. 2) + lam * uniformity, a term in the place of Eq. 9.
 
 Every form of uniformity sees features of one fixed length: without it Eq. 9 has no minimum
 (docs/theory.md). All forms are computed from sums over the batch, O(B D^2) at most, never from the
@@ -69,8 +69,8 @@ def uniformity_loss(features: Tensor, form: str = "spectral", local: bool = Fals
     - "spectral" (default): D * mean_{i!=j} cos_ij^2, an unbiased estimate of tr(C^2)/D for the
       second moment C = E[f f^T]: near 1 when all directions are used alike, D when the features
       lie on one line. `lam` then means the same at every width.
-    - "euclidean": -mean_{i!=j} |f_i - f_j|^2, Eq. 9 as printed; in [-4D, 0], and only about the
-      mean of f.
+    - "euclidean": -mean_{i!=j} |f_i - f_j|^2, Eq. 9 behind the LayerNorm; in [-4D, 0], and only
+      about the mean of f.
     - "released": mean_{i,j} cos_ij^2 with the diagonal and f = features / |features|, as in the
       authors' code, whose default lambda is 0.01. There the feature passes the encoder's last norm
       a second time before: see `MAE.uniformity_features`.

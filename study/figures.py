@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lib.notebook import plots
-from lib.notebook.statistics import OPEN, verdict
 from study.coefficients import RELEASED, curves
 from study.explanation import budget_gains
 from study.plan import OBJECTIVES, PRESETS, SCRATCH, SHORT, TUNING_EPOCHS
@@ -45,7 +44,7 @@ def _save(folder: Path, name: str, figure: Figure) -> str:
 
 
 def gain_figures(records: Sequence[Record]) -> Named:
-    """One a data set and variant: the gain by protocol; what cannot be told from none is faded."""
+    """One a data set and variant: the gain by protocol; faded where its interval contains 0."""
     rows = gains(records)
     for data in PRESETS:
         for variant in list(OBJECTIVES)[1:]:
@@ -53,14 +52,11 @@ def gain_figures(records: Sequence[Record]) -> Named:
             if not own:
                 continue
             values = {(r["protocol"], r["feature"]): r["differences"] for r in own}
-            told = {key: verdict(differences) != OPEN for key, differences in values.items()}
-            figure = plots.draw_gains(values, told)
+            figure = plots.draw_gains(values)
             n = max(map(len, values.values()))
             pairs = f"{n} pair" if n == 1 else f"{n} pairs"
-            figure.axes[0].set_title(
-                f"{variant}, {data}, 40 epochs, {pairs}\n"
-                "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
-            )
+            title = f"{variant}, {data}, 40 epochs, {pairs}"
+            figure.axes[0].set_title(f"{title}\n{plots.explained(n)}")
             yield f"gains_{data}_{variant.replace(', ', '_').replace(' ', '_')}", figure
 
 
@@ -78,16 +74,16 @@ def budget_figures(records: Sequence[Record]) -> Named:
                 for (p, lr, epochs), gain in found.items()
                 if p == prepare
             }
-            told = [verdict(gain) != OPEN for gain in own.values()]
+            gains_of = list(own.values())
             look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
             label = f"{prepare} features"
-            plots.draw_seeds(ax, list(own), list(own.values()), *look, label, told=told)
+            plots.draw_seeds(ax, list(own), gains_of, *look, label, judged=gains_of)
         ax.axhline(0, color="0.3", lw=1)
         ax.set(xscale="log", xlabel="learning rate × epochs of the plain probe")
         ax.set_ylabel("U-MAE minus MAE (points)")
         ax.set_title(
             f"The longer the plain probe, the smaller the gain? {data}, class token\n"
-            "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
+            + plots.explained(max(map(len, found.values())))
         )
         ax.legend()
         yield f"budget_{data}", figure
@@ -134,16 +130,16 @@ def variant_figures(records: Sequence[Record]) -> Named:
                 if c["protocol"] == protocol
             }
             places = [at + 0.15 * (k - 2) for at in range(len(found))]
-            told = [verdict(gain) != OPEN for gain in found.values()]
+            gains_of = list(found.values())
             look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
             label = plots.PROTOCOL_NAMES[protocol].replace("\n", " ")
-            plots.draw_seeds(ax, places, [*found.values()], *look, label, line=" ", told=told)
+            plots.draw_seeds(ax, places, gains_of, *look, label, " ", judged=gains_of)
         ax.axhline(0, color="0.3", lw=1)
         ax.set_xticks(range(len(found)), list(found))
         ax.set_ylabel("variant minus MAE (points)")
         ax.set_title(
             f"Other uniformity terms, {data}, {SHORT} epochs, mean token\n"
-            "bars: 95 % intervals; faded: the interval holds 0, or fewer than 3 pairs"
+            + plots.explained(max(len(c["differences"]) for c in own))
         )
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
         yield f"variants_{data}", figure

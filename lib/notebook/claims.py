@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERDICTS = ("holds", "holds as corrected", "does not hold")
+VERDICTS = ("holds", "fails as printed, holds as corrected", "does not hold")
 
 
 @dataclass(frozen=True)

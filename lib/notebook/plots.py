@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from lib.masking import patchify, unpatchify
-from lib.notebook.statistics import FEWEST, interval
+from lib.notebook.statistics import FEWEST, OPEN, interval, verdict
 
 # No colour means two things: objectives, then curves of the images alone, then protocols, then
 # what a notebook counts itself (C0 to C4). Whoever sees few colours can go by the markers.
@@ -47,7 +47,7 @@ CLASS_LOOKS = [
     for colours in CLASS_COLOURS.values()
     for colour, marker in zip(colours, CLASS_MARKERS, strict=True)
 ]
-FADED = 0.5  # opacity of what cannot be told
+FADED = 0.5  # opacity of marks whose verdict is "cannot tell"
 
 STYLE = {
     "figure.dpi": 100,
@@ -88,18 +88,19 @@ def draw_seeds(
     label: str | None = None,
     line: str = "-",
     filled: bool = True,
-    told: Sequence[bool] | None = None,
+    judged: Sequence[Sequence[float]] | None = None,
 ) -> None:
     """Means over seeds joined by a line, every seed as a dot, and the 95 % interval of the mean.
 
-    x (points), values (points, seeds). A point that is not `told` is faded. The axes hold every
-    interval of three seeds or more. One of two seeds may be cut off: it is 12.7 standard errors to
-    each side, and would hide the rest.
+    x (points), values (points, seeds). A point is faded if the interval of its differences `judged`
+    (points, pairs) contains 0; fewer than three differences have no verdict and fade nothing. The
+    axes hold every interval of three seeds or more. One of two seeds may be cut off: it is 12.7
+    standard errors to each side, and would hide the rest.
     """
     means = [float(np.mean(v)) for v in values]
     face = colour if filled else "white"
     for k, (at, mean, seeds) in enumerate(zip(x, means, values, strict=True)):
-        alpha = FADED if told is not None and not told[k] else 1.0
+        alpha = FADED if judged is not None and _is_open(judged[k]) else 1.0
         ax.scatter([at] * len(seeds), seeds, s=9, color=colour, alpha=0.6 * alpha, lw=0, zorder=2)
         ax.plot(at, mean, marker, ms=6, mfc=face, mec=colour, alpha=alpha, zorder=3)
         if len(seeds) > 1:
@@ -111,21 +112,22 @@ def draw_seeds(
         ax.plot([], [], marker + line, color=colour, mfc=face, ms=6, label=label)
 
 
-def draw_gains(
-    gains: Mapping[tuple[str, str], Sequence[float]],
-    told: Mapping[tuple[str, str], bool] | None = None,
-) -> Figure:
+def _is_open(differences: Sequence[float]) -> bool:
+    return len(differences) >= FEWEST and verdict(differences) == OPEN
+
+
+def draw_gains(gains: Mapping[tuple[str, str], Sequence[float]]) -> Figure:
     """U-MAE minus MAE in points, by protocol: filled for the class token, hollow for the mean.
 
-    gains: {(protocol, feature): a gain for each pair of runs}. What is not `told` is faded.
+    gains: {(protocol, feature): a gain for each pair of runs}. A gain is faded if its interval
+    contains 0.
     """
     figure, ax = plt.subplots(figsize=(8, 3.6))
     protocols = list(dict.fromkeys(protocol for protocol, _ in gains))
     for (protocol, feature), values in gains.items():
         place = protocols.index(protocol) + (-0.15 if feature == "token" else 0.15)
         look = PROTOCOL_COLOURS[protocol], PROTOCOL_MARKERS[protocol]
-        known = None if told is None else [told[protocol, feature]]
-        draw_seeds(ax, [place], [list(values)], *look, filled=feature == "token", told=known)
+        draw_seeds(ax, [place], [values], *look, filled=feature == "token", judged=[values])
     for feature, face in (("token", "0.3"), ("avg", "white")):
         ax.plot([], [], "o", ms=6, mfc=face, mec="0.3", label=FEATURES[feature])
     ax.axhline(0, color="0.3", lw=1)
@@ -134,9 +136,16 @@ def draw_gains(
     ax.set_ylabel("U-MAE minus MAE (points)")
     seeds = max(map(len, gains.values()))
     title = f"Linear accuracy of the same models ({seeds} of each), by protocol and feature"
-    ax.set_title(f"{title}\nbars: 95 % intervals; faded: cannot tell")
+    ax.set_title(f"{title}\n{explained(seeds)}")
     ax.legend()
     return figure
+
+
+def explained(pairs: int) -> str:
+    """What the bars and the faded marks of a figure of gains mean, for its title."""
+    if pairs < 2:
+        return "one pair: no interval"
+    return "bars: 95 % intervals" + "; faded: the interval contains 0" * (pairs >= FEWEST)
 
 
 def show_image(ax: Axes, pixels: Tensor, title: str = "") -> None:

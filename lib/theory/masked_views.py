@@ -77,6 +77,26 @@ def bootstrap_ratio(
     return (weights @ intra) / (weights @ inter)
 
 
+def inner_minimum(
+    intra: np.ndarray, inter: np.ndarray, draws: int = 1000
+) -> tuple[int, tuple[float, float], tuple[float, float]]:
+    """Is the curve mean(intra) / mean(inter) lower at an inner ratio than at both ends?
+
+    intra and inter (N, R) of R rising mask ratios. Returns the inner index that is lowest on every
+    other query, and on the rest of them, which chose nothing, the 95 % bootstrap intervals of how
+    much higher the curve is at the first ratio (the fall) and at the last one (the rise). Without
+    an inner ratio, R < 3, both are (-inf, inf).
+    """
+    if intra.shape[1] < 3:
+        return 0, (-np.inf, np.inf), (-np.inf, np.inf)
+    chosen = intra[::2].mean(0) / inter[::2].mean(0)
+    place = 1 + int(chosen[1:-1].argmin())
+    curves = bootstrap_ratio(intra[1::2], inter[1::2], draws, seed=1)
+    higher = curves[:, [0, -1]] - curves[:, [place]]
+    (fall, rise) = np.quantile(higher, [0.025, 0.975], axis=0).T.tolist()
+    return place, tuple(fall), tuple(rise)
+
+
 def same_mask_mean(a: Tensor, b: Tensor, mask_ratio: float) -> Tensor:
     """E |a[m] - b[m]|^2 over masks m shared by both: a (N, L, D), b (M, L, D) -> (N, M).
 

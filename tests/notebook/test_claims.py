@@ -10,7 +10,7 @@ from lib.notebook.claims import Claims
     [
         (True, False, "holds"),
         (True, True, "holds"),
-        (False, True, "holds as corrected"),
+        (False, True, "fails as printed, holds as corrected"),
         (False, False, "does not hold"),
     ],
 )

@@ -15,6 +15,7 @@ from lib.theory.masked_views import (
     bootstrap_ratio,
     class_distances,
     independent_masks_mean,
+    inner_minimum,
     nearest_view,
     patch_distances,
     same_mask_mean,
@@ -142,3 +143,27 @@ def test_the_sweet_spot_on_cifar10():
     assert 0.5 <= ratios[k] <= 0.85
     assert relative[0] - relative[k] > 0.02
     assert relative[-1] > relative[k]
+
+
+def test_a_minimum_inside_has_a_fall_before_and_a_rise_behind_it():
+    generator = np.random.default_rng(0)
+    inter = 2 + 0.1 * generator.random((60, 1))
+    noise = 0.01 * generator.random((60, 4))
+    dip, falling = (
+        inter * np.array(c) + noise for c in ([0.5, 0.4, 0.3, 0.6], [0.5, 0.4, 0.3, 0.1])
+    )
+    place, fall, rise = inner_minimum(dip, inter)
+    assert place == 2 and fall == pytest.approx((0.2, 0.2), abs=0.01)
+    assert rise == pytest.approx((0.3, 0.3), abs=0.01) and rise[0] < rise[1]
+    place, fall, rise = inner_minimum(falling, inter)
+    assert place == 2 and fall[0] > 0 > rise[1]  # the lowest ratio is the last one
+
+
+def test_the_place_of_the_minimum_is_chosen_on_other_queries():
+    """The first query says index 1; the second, which is measured, is lower at index 2."""
+    intra, inter = np.array([[2.0, 1.0, 3.0, 4.0], [4.0, 3.0, 1.0, 2.0]]), np.ones((2, 4))
+    assert inner_minimum(intra, inter) == (1, (1.0, 1.0), (-1.0, -1.0))
+
+
+def test_two_ratios_have_none_inside():
+    assert inner_minimum(np.ones((4, 2)), np.ones((4, 2)))[1] == (-np.inf, np.inf)
