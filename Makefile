@@ -33,7 +33,7 @@ demo: $(READY)  ## pretrain MAE and U-MAE on real images, look, probe; a few min
 	@echo "Weights, metrics and timm checkpoints: $(OUT)/runs/        Next: make lab"
 
 notebooks: $(READY)  ## 01 to 08 on your images: DATA=folder or archive [PRESET=] [PARAMETERS='{epochs: 2}']
-	$(BIN)/python -m scripts.run_notebooks $(DATA) --preset $(PRESET) --parameters "$(PARAMETERS)"
+	$(BIN)/python -m scripts.run_notebooks $(if $(DATA),"$(DATA)") --preset $(PRESET) --parameters "$(PARAMETERS)"
 
 lab: $(READY)  ## JupyterLab in this folder, open on notebooks/00_start.ipynb
 	$(BIN)/jupyter lab notebooks/00_start.ipynb --ServerApp.root_dir=. \
@@ -63,12 +63,12 @@ executed: $(READY)  ## executes the notebooks whose copies in outputs/reference/
 site: $(SITE_READY)  ## docs, executed notebooks and API as HTML that needs no network
 	$(BIN)/python scripts/build_site.py
 
-study: $(READY)  ## trains what the study misses: make study DATA="--data cifar10=PATH"
-	$(BIN)/python -m study $(DATA)
+study: $(READY)  ## trains what the study misses: make study ARGS="--data cifar10=PATH"
+	$(BIN)/python -m study $(ARGS)
 
 torture: $(READY)  ## kills runs at random moments and resumes them; long
 	$(BIN)/python -m pytest -m torture -s
 
 clean:  ## removes .venv and caches, never outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache *.egg-info build
-	find lib benchmarks study solutions tests -name __pycache__ -prune -exec rm -rf {} +
+	find lib benchmarks scripts study solutions tests -name __pycache__ -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from typing import Any
 
 import argcomplete
 
-from lib.errors import InputError, UMAEError
+from lib.errors import InputError, Interrupted, UMAEError
 
 
 def sentence(text: str) -> str:
@@ -19,15 +19,24 @@ def sentence(text: str) -> str:
 def run_command(main: Callable[[], object]) -> None:
     """Calls `main`; what a person can act on ends the command with one line.
 
-    The status is then 1, after Ctrl-C 130.
+    The status is that of `report`, after Ctrl-C 130.
     """
     try:
         main()
     except UMAEError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(report(error))
     except KeyboardInterrupt:
         print("error: interrupted; what was measured is kept", file=sys.stderr)
         sys.exit(130)
+
+
+def report(error: UMAEError) -> int:
+    """Prints the error as one line. Returns the status of the command.
+
+    It is 128 plus the signal's number where training was stopped and saved, as in a shell, else 2.
+    """
+    print(f"error: {error}", file=sys.stderr)
+    return 128 + error.number if isinstance(error, Interrupted) else 2
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -6,14 +6,12 @@ Without a number all exercises of the notebook are solved, and without a noteboo
 
 import importlib
 import inspect
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lib.command_line import Parser
-from lib.errors import UMAEError
+from lib.command_line import Parser, run_command
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[0-9]*.py"))
 
@@ -49,7 +47,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UMAEError as error:
-        sys.exit(f"error: {error}")
+    run_command(main)

@@ -17,7 +17,7 @@ from lib.losses import uniformity_loss
 from lib.models import pool_tokens
 from lib.presets import Config
 from lib.runs import Run, open_run, outputs
-from lib.train.loop import Trainer, run_to_the_end
+from lib.train.loop import LESS_MEMORY, Trainer, run_to_the_end
 from lib.train.objective import Objective
 from study.plan import VARIANTS
 
@@ -108,7 +108,7 @@ def open_variant(name: str, config: Config, fingerprint: str) -> Run:
 def train_variant(name: str, config: Config, data: Dataset) -> Run:
     """Trains or goes on with the run of a variant of VARIANTS, in one process, and returns it."""
     run = open_variant(name, config, data.fingerprint)
-    with run.lock(), clear_memory_errors():
+    with run.lock(), clear_memory_errors(LESS_MEMORY):
         if run.result is not None:
             return run
         run_to_the_end(run, VariantTrainer(name, config, data))

@@ -27,23 +27,18 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def clear_memory_errors() -> Iterator[None]:
-    """Out of memory, on a GPU or not, as one line that says what helps."""
+def clear_memory_errors(advice: str) -> Iterator[None]:
+    """Out of memory, on a GPU or not, as one line that ends with `advice` for a person."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if (
-            not isinstance(error, (torch.OutOfMemoryError, MemoryError))
-            and "can't allocate memory" not in text
-        ):
+        if isinstance(error, torch.OutOfMemoryError):
+            detail = str(error).split(". ")[0].split("\n")[0]
+        elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            detail = "CPU"
+        else:
             raise
-        on_gpu = isinstance(error, torch.OutOfMemoryError)
-        detail = text.split(". ")[0].split("\n")[0] if on_gpu else "CPU"
-        raise InputError(
-            f"out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower "
-            "batch_size, or use bf16"
-        ) from None
+        raise InputError(f"out of memory ({detail}); {advice}") from None
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -71,16 +71,19 @@ def plan_jobs(
 ) -> Plan:
     """How `number` jobs that need `memory` bytes each are computed on this machine.
 
-    "auto" is one job a core, or one a GPU; or one in this process, if other processes would save
-    less than their start takes: `seconds` is what all jobs take one after another on a core,
-    roughly. The threads of this process are divided among the jobs.
+    "auto" is one job a core, or one a GPU; a device like cuda:1 is one GPU. It is one job in this
+    process, if other processes would save less than their start takes: `seconds` is what all jobs
+    take one after another on a core, roughly. The threads of this process are divided among them.
     Jobs that do not fit into the free memory wait, and `reduced` says so. Free is what psutil
     sees: the machine's memory, not the limit of a container.
     """
     wanted, number = check_jobs(jobs), max(1, number)
     if not isinstance(get_active_backend()[0], BACKENDS["loky"]):
         return Plan(min(wanted or effective_n_jobs(-1), number))
-    gpus = torch.cuda.device_count() if pick_device(device).type == "cuda" else 0
+    place = pick_device(device)
+    gpus = torch.cuda.device_count() if place.type == "cuda" else 0
+    if place.index is not None:  # one GPU was named
+        gpus = min(gpus, 1)
     at_once = min(wanted or gpus or cores(), number)
     short = wanted is None and not gpus and seconds * (1 - 1 / at_once) < STARTING
     if at_once == 1 or short:

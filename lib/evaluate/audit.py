@@ -215,7 +215,9 @@ def audit(
     for encoder in encoders:
         for note in encoder.notes:
             print(f"{encoder.name}: {note}")
-        chosen = settle_bf16(encoder, data) if settings.precision == "bf16" else encoder
+        chosen = encoder
+        if settings.precision == "bf16":
+            chosen = settle_bf16(encoder, data, settings.workers)
         features = audited_features(chosen, data, settings.workers)
         for feature in features.x:
             pages.append(measure(chosen, data, features, feature, settings))
@@ -254,17 +256,18 @@ def _content(encoder: FrozenEncoder, data: Dataset) -> dict[str, Any]:
     }
 
 
-def settle_bf16(encoder: FrozenEncoder, data: Dataset) -> FrozenEncoder:
+def settle_bf16(encoder: FrozenEncoder, data: Dataset, workers: int = 0) -> FrozenEncoder:
     """The encoder in bf16 if that moves no probe by more than BF16_POINTS, else in float32.
 
     Both are compared on at most BF16_PICTURES pictures of each split, and a line says the result.
+    `workers` processes decode them.
     """
     fast = encoder.at("bf16")
     if fast.precision != "bf16":
         print(f"{encoder.name}: {fast.notes[-1]}")
         return fast
     sample = chosen_pictures(data, max(BF16_PICTURES, 2 * len(data.class_names)))
-    full, half = (audited_features(e, sample) for e in (encoder, fast))
+    full, half = (audited_features(e, sample, workers) for e in (encoder, fast))
     moved = max(
         abs(linear_accuracy(full, p, name)["test"] - linear_accuracy(half, p, name)["test"])
         for name in full.x

@@ -175,7 +175,7 @@ def finetune(
         images = as_trained(open_run(config, images.fingerprint), images)
 
     def measured() -> dict[str, Any]:
-        with kept_randomness(), clear_memory_errors():
+        with kept_randomness(), clear_memory_errors("lower the recipe's batch_size, or use bf16"):
             return {**Finetuning(job, images).result(), **provenance()}
 
     result = cached(job.folder, job.name, job.settings, job.content, measured)

@@ -107,7 +107,7 @@ def _write(
         measured = trainer.measure("validation", bar) | trainer.measure("test", bar)
     # The layers that a training here has beside the model were never trained.
     measured = {name: value for name, value in measured.items() if "online" not in name}
-    checkpoint.log({"epoch": run.config.epochs, **_of(measured, "validation")}, 0.0)
+    checkpoint.log({"epoch": run.config.epochs, **_of(measured, "validation")}, 0.0, 0)
     checkpoint.finish({"epochs": run.config.epochs, "imported": source, **measured}, images)
 
 

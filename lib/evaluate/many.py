@@ -77,20 +77,23 @@ def finetune_all(
     if not wanted:
         return []
     images = data or load(**wanted[0][0].data_fields)
+    config, recipe = wanted[0][:2]
+    whole = replace(config, mask_ratio=0.0, batch_size=recipe.batch_size, accum_steps=1)
+
+    def duration(item: tuple[Config, Recipe, float, int, bool]) -> float:
+        """Seconds, roughly: with a fraction f of the labels an epoch takes sqrt(f) of the steps."""
+        of_all = training_seconds(replace(whole, epochs=item[1].epochs), len(images.train))
+        return of_all * item[2] ** 0.5
+
     missing = [item for item in dict.fromkeys(wanted) if not job_for(*item, images).path.is_file()]
-    missing.sort(key=lambda item: -item[2] * item[1].epochs)  # no long one is left for the end
+    missing.sort(key=duration, reverse=True)  # no long one is left for the end
     names = [
         f"{config.preset}, lam {config.lam:g}, {fraction:.0%} of the labels, seed {seed}"
         + (", from scratch" if scratch else "")
         for config, _, fraction, seed, scratch in missing
     ]
-    config, recipe = wanted[0][:2]
-    whole = replace(config, mask_ratio=0.0, batch_size=recipe.batch_size, accum_steps=1)
     place = {"memory": memory_at_most(whole), "device": config.device}
-    seconds = sum(
-        training_seconds(replace(whole, epochs=own.epochs), len(images.train)) * fraction**0.5
-        for _, own, fraction, *_ in missing
-    )
+    seconds = sum(map(duration, missing))
     with _bar(len(missing), "finetunings") as bar:
         items = [(*item, images) for item in missing]
         _run(finetune, items, names, jobs, bar, **place, seconds=seconds)

@@ -161,8 +161,8 @@ def first_weights(width: int, classes: int, seed: int) -> Tensor:
 
 def schedule(probe: Probe, step: int, steps_per_epoch: int) -> float:
     """The share of the peak rate at a step: linear warm-up, then half a cosine."""
-    warmup = probe.warmup_epochs * steps_per_epoch
-    done = (step - warmup) / (probe.epochs * steps_per_epoch - warmup)
+    warmup, total = probe.warmup_epochs * steps_per_epoch, probe.epochs * steps_per_epoch
+    done = (step - warmup) / max(1, total - warmup)
     return (step + 1) / warmup if done < 0 else 0.5 + 0.5 * math.cos(math.pi * done)
 
 

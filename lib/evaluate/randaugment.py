@@ -65,7 +65,9 @@ def seed_all(*what: int) -> None:
 def kept_randomness() -> Iterator[None]:
     """The caller's global generators are afterwards as they were."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
-        yield
-    np.random.set_state(numpy_state)
-    random.setstate(python_state)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -294,7 +294,7 @@ def explain_new_run(run: Run) -> None:
             continue
         if "attempts" not in record:
             why = "an earlier version of this code named it after the path of its images"
-        elif record.get("fingerprint") != run.fingerprint:
+        elif all(record["config"].get(k) == v for k, v in run.config.identity().items()):
             why = "it was trained on other images under the same path"
         else:
             continue

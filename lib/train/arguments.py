@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from lib.command_line import Parser, sentence
-from lib.errors import InputError, Interrupted, UMAEError, did_you_mean
+from lib.command_line import Parser, report, sentence
+from lib.errors import InputError, UMAEError, did_you_mean
 from lib.presets import CHOICES, DEFAULT_PRESET, PRESETS, Config, field_types, help_of, resolve
 
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
@@ -110,8 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             processes = rank_and_world_size()[1]
             train(config)
     except UMAEError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 128 + error.number if isinstance(error, Interrupted) else 2
+        code = report(error)
     except KeyboardInterrupt:
         print(
             "error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr

@@ -88,11 +88,15 @@ class Checkpoint:
         )
         return state["position"]
 
-    def log(self, line: dict[str, Any], seconds: float) -> None:
-        """Adds a line to metrics.jsonl, and what depends on the machine's speed to timing.jsonl."""
+    def log(self, line: dict[str, Any], seconds: float, steps: int) -> None:
+        """Adds a line to metrics.jsonl, and what depends on the machine's speed to timing.jsonl.
+
+        `seconds`: what the last `steps` of the epoch took; an attempt that resumed took no others.
+        """
         if self.writes:
             self.run.add_line("metrics.jsonl", line)
-            self.run.add_line("timing.jsonl", {"epoch": line["epoch"], "seconds": seconds})
+            timing = {"epoch": line["epoch"], "steps": steps, "seconds": seconds}
+            self.run.add_line("timing.jsonl", timing)
 
     def snapshot(self, epoch: int) -> None:
         """Keeps the weights after `epoch`, for probes along training."""

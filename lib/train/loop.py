@@ -41,6 +41,7 @@ from lib.train.checkpoint import Checkpoint
 from lib.train.objective import TERMS, Objective, build_optimizer, learning_rate, measure
 
 VALIDATION_IMAGES = 2000  # at most, for the measurements along training
+LESS_MEMORY = "raise accum_steps or lower batch_size (either is another run), or use bf16"
 
 
 class Trainer:
@@ -235,13 +236,14 @@ class Trainer:
         images = c.epochs * self.steps_per_epoch * c.batch_size
         with progress(images, self.step * c.batch_size, self.rank == 0) as bar:
             for epoch in range(self.step // self.steps_per_epoch, c.epochs):
-                start = time.perf_counter()
+                start, first = time.perf_counter(), self.step
                 self.train_epoch(epoch, bar, should_stop)
                 done = epoch + 1
                 if self.step < done * self.steps_per_epoch:
                     self._save(checkpoint)
                     raise self._interrupted(checkpoint, should_stop)
-                self._end_epoch(done, checkpoint, bar, start)
+                took = time.perf_counter() - start
+                self._end_epoch(done, checkpoint, bar, took, self.step - first)
                 if done in wanted:
                     checkpoint.snapshot(done)
                 stop = done < c.epochs and all_reduce_max(len(should_stop)) > 0
@@ -250,20 +252,24 @@ class Trainer:
                 if stop:
                     raise self._interrupted(checkpoint, should_stop)
 
-    def _end_epoch(self, done: int, checkpoint: Checkpoint, bar: tqdm, start: float) -> None:
-        """Measures and logs after epoch `done` (1, 2, ...), which began at `start`."""
+    def _end_epoch(
+        self, done: int, checkpoint: Checkpoint, bar: tqdm, seconds: float, steps: int
+    ) -> None:
+        """Measures and logs after epoch `done` (1, 2, ...).
+
+        Its last `steps` took `seconds`: a resumed run did not take the others.
+        """
         c = self.config
         self.check_weights()
         terms = (all_reduce_mean_(self.sums) / self.steps_per_epoch).tolist()
-        seconds = time.perf_counter() - start
         self.sums.zero_()
         if done % c.eval_every and done != c.epochs:
             return
         line = {"epoch": done, "step": self.step, **dict(zip(TERMS, terms, strict=True))}
         line |= self.measure("validation")
-        checkpoint.log(line, seconds)
+        checkpoint.log(line, seconds, steps)
         if self.rank == 0 and done % max(1, c.epochs // 10) == 0:
-            speed = self.steps_per_epoch * c.batch_size / seconds
+            speed = steps * c.batch_size / seconds
             bar.write(describe(line, c.epochs, speed), file=sys.stdout)
 
     def _save(self, checkpoint: Checkpoint) -> None:
@@ -289,7 +295,12 @@ def _micro_batch(c: Config, world_size: int) -> int:
             f"batch_size {c.batch_size} must be a multiple of accum_steps {c.accum_steps} times "
             f"{world_size} processes; change one of them"
         )
-    return c.batch_size // c.accum_steps // world_size
+    if (images := c.batch_size // c.accum_steps // world_size) < 2:
+        raise InputError(
+            f"batch_size {c.batch_size} leaves one image to each of {world_size} processes with "
+            f"accum_steps {c.accum_steps}; the uniformity term needs two: raise batch_size"
+        )
+    return images
 
 
 def _snapshot_epochs(c: Config) -> set[int]:
@@ -324,7 +335,7 @@ def train(config: Config, data: Dataset | None = None) -> Run:
     if _finished(run):
         return run
     _check_trainable(run, data)
-    with run.lock() if rank == 0 else nullcontext(), clear_memory_errors():
+    with run.lock() if rank == 0 else nullcontext(), clear_memory_errors(LESS_MEMORY):
         if _finished(run):  # by the process that held the lock
             return run
         if rank == 0:

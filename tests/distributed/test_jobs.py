@@ -188,3 +188,14 @@ def test_idle_processes_do_not_outlive_a_killed_parent():
     parent.kill()
     parent.communicate(timeout=30)  # returns when nobody holds the pipe any more
     until(lambda: not any(p.is_running() and p.status() != "zombie" for p in started), 30)
+
+
+def test_a_named_gpu_is_one_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(jobs, "pick_device", torch.device)
+    monkeypatch.setattr(jobs, "cores", lambda: 8)
+    free = type("Memory", (), {"available": 100 * 2**30})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    assert plan_jobs("auto", 8, 1e6, "cuda").gpus == 4
+    assert plan_jobs("auto", 8, 1e6, "cuda:1") == jobs.Plan(1)
+    assert plan_jobs(2, 8, 1e6, "cuda:1").gpus == 1

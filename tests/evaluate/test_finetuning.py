@@ -16,7 +16,7 @@ from lib.data import load, notes, streaming, validation_mask
 from lib.errors import InputError, NonFiniteLoss
 from lib.evaluate import finetuning as ft
 from lib.evaluate.finetuning import Finetuning, Job, build, finetune, job_for, labelled
-from lib.evaluate.randaugment import Augmented, kept_randomness
+from lib.evaluate.randaugment import Augmented, kept_randomness, seed_all
 from lib.evaluate.recipes import RECIPES, Recipe, recipe_for
 from lib.masking import masks_from_noise
 from lib.models import pool_tokens
@@ -421,3 +421,12 @@ def test_augmented_images_can_be_sent_to_a_worker_that_is_started_anew(streamed)
     sent = pickle.loads(pickle.dumps(images))
     with kept_randomness():
         assert all(torch.equal(sent[i], images[i]) for i in range(12))
+
+
+def test_the_callers_generators_stay_as_they_are_after_an_error():
+    before = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    with pytest.raises(KeyboardInterrupt), kept_randomness():
+        seed_all(0)
+        raise KeyboardInterrupt
+    after = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    assert after == before

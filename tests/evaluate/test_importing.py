@@ -225,12 +225,13 @@ def import_folder(config):
     return train(config).folder
 
 
-def test_the_command_ends_with_one_line(monkeypatch):
+def test_the_command_ends_with_one_line(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", "--files", "none.pth", "--lam", "0", "--imported", "a",
                                       "--preset", "digits-vit-nano"])  # fmt: skip
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit, match="2"):
         main()
-    assert str(stopped.value) == ("error: no checkpoint at none.pth; give the path of a .pth file")
+    said = capsys.readouterr().err
+    assert said == "error: no checkpoint at none.pth; give the path of a .pth file\n"
 
 
 def test_notebooks_use_a_pair_of_imported_runs(config, root, tmp_path, outputs, capsys):

@@ -4,11 +4,26 @@ import pytest
 from support import elsewhere, few, small
 
 from lib.errors import InputError
-from lib.evaluate import Probe, evaluate
+from lib.evaluate import Probe, evaluate, many
 from lib.evaluate.finetuning import finetune
 from lib.evaluate.many import evaluate_all, finetune_all
 from lib.evaluate.recipes import recipe_for
 from lib.train import train
+
+
+def measure_only_in_jobs(monkeypatch, job, measure):
+    """After the jobs `job` are done, to call `measure` in this process is an error."""
+    run_jobs = many.run_jobs
+
+    def fail(*_):
+        raise AssertionError("measured by the caller and not by a job")
+
+    def run(fn, *args, **more):
+        run_jobs(fn, *args, **more)
+        if fn is job:
+            monkeypatch.setattr(measure, fail)
+
+    monkeypatch.setattr(many, "run_jobs", run)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -18,7 +33,9 @@ def test_accuracies_do_not_depend_on_the_number_of_jobs(jobs, tmp_path, monkeypa
     data = few(config)
     runs = [train(small(epochs=1, lam=lam), data) for lam in (0.0, 0.001)]
     protocols = ["online", "knn", Probe(epochs=1, lr=0.1)]
-    found = evaluate_all(runs, protocols, ("token", "avg"), data=data, jobs=jobs)
+    with monkeypatch.context() as during:
+        measure_only_in_jobs(during, evaluate, "lib.evaluate.accuracy.linear_accuracy")
+        found = evaluate_all(runs, protocols, ("token", "avg"), data=data, jobs=jobs)
     assert len(found) == 2 * 3 * 2
     for (run, protocol, pool, epoch), accuracy in found.items():
         for path in (run.folder / "probes").glob("*.json"):
@@ -46,13 +63,19 @@ def test_no_runs_and_unknown_protocols_are_one_line():
         evaluate_all([train(config, data)], ["lbgfs"], data=data, jobs=1)
 
 
-def test_finetunings_at_once_are_those_of_one_after_another(monkeypatch):
+def test_finetunings_at_once_are_those_of_one_after_another(tmp_path, monkeypatch):
     config, recipe = small(epochs=1), recipe_for("digits-vit-nano", epochs=1)
     data = few(config)
-    train(config, data)
     wanted = [(config, recipe, 1.0, 0, scratch) for scratch in (False, True)]
-    found = finetune_all(wanted, data, jobs=1)
-    assert found == [finetune(*item, data=data) for item in wanted]
+    elsewhere(monkeypatch, tmp_path, "one after another")
+    train(config, data)
+    alone = [finetune(*item, data=data)["history"] for item in wanted]
+    elsewhere(monkeypatch, tmp_path, "at once")
+    train(config, data)
+    with monkeypatch.context() as during:
+        measure_only_in_jobs(during, finetune, "lib.evaluate.finetuning.Finetuning")
+        found = finetune_all(wanted, data, jobs=2)
+    assert [result["history"] for result in found] == alone
     assert finetune_all([], data) == []
     monkeypatch.setattr("lib.evaluate.many.run_jobs", None)
     assert finetune_all([*wanted, wanted[0]], data) == [*found, found[0]]

@@ -389,3 +389,9 @@ def test_purity_against_loops_and_without_the_image_itself():
         nearest = sorted((j for j in range(40) if j != i), key=lambda j: -cosines[i, j])[:7]
         shares.append(sum(labels[j] == labels[i] for j in nearest).item() / 7)
     assert knn_purity(x, labels, k=7) == pytest.approx(sum(shares) / 40)
+
+
+def test_a_warm_up_may_fill_all_epochs():
+    probe = Probe(epochs=2, lr=0.1, warmup_epochs=2)
+    rates = [probes_module.schedule(probe, step, 5) for step in range(10)]
+    assert rates == pytest.approx([0.1 * (step + 1) for step in range(10)])

@@ -495,6 +495,6 @@ def test_out_of_memory(monkeypatch, capfd, error, detail):
         main(cli_args())
     assert ended.value.code == 2
     assert capfd.readouterr().err.splitlines()[-1] == (
-        f"error: out of memory ({detail}); the last checkpoint is kept: raise accum_steps, lower "
-        "batch_size, or use bf16"
+        f"error: out of memory ({detail}); raise accum_steps or lower batch_size (either is "
+        "another run), or use bf16"
     )

@@ -86,6 +86,9 @@ def test_a_signal_at_any_step_saves_and_resuming_equals_not_stopping(
     assert (f"resuming at step {step + 1} " in capfd.readouterr().out) == (step < 2 * STEPS - 1)
     assert content(resumed) == content(whole)
     assert [m["epoch"] for m in resumed.metrics()] == [1, 2]
+    timed = [line["steps"] for line in lines(resumed.folder / "timing.jsonl")]
+    done = step + 1  # the epoch that was cut there counts only the steps after it
+    assert timed == [STEPS - done % STEPS * (k == done // STEPS) for k in range(2)]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -241,3 +241,12 @@ def test_columns_are_chosen_by_checked_values():
     assert table1.found_settings({}, {**fields, "epochs": 2}) == []
     with pytest.raises(InputError, match="use this notebook's own"):
         table1.chosen_fields(base, ["lam"])
+
+
+def test_a_run_of_other_settings_with_the_same_name_is_not_said_to_be_of_other_images(capsys):
+    """The name of a run leaves out some settings, such as the warm-up."""
+    config = small(epochs=1, warmup_epochs=0.5)
+    data = few(config)
+    train_all([config], data, jobs=1)
+    train_all([small(epochs=1, warmup_epochs=0.25)], replace(data, fingerprint="f" * 16), jobs=1)
+    assert "not reusing" not in capsys.readouterr().out
