@@ -18,7 +18,6 @@ from lib.compute.cost import estimate
 from lib.presets import Config, resolve
 from lib.train.loop import Trainer
 
-PRODUCTS = ("linear products", "weight gradients", "attention products")
 Amounts = dict[str, float]
 
 

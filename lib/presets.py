@@ -113,7 +113,7 @@ class Config:
     )
     eval_every: int = _what(1, "measurements", "epochs between two measurements", low=1)
     snapshots: int = _what(
-        8, "measurements", "sets of weights kept along training, one an epoch at most", low=0
+        8, "measurements", "equal parts of training after each of which weights are kept", low=0
     )
     classes_file: str = _data("", "text file of class names, one a line (# begins a comment)")
     data_dir: str = _where("", "images", "folder of torchvision's files, data/ if empty")

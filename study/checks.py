@@ -15,7 +15,12 @@ PLAIN = PROTOCOLS["sgd"]
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 DECAYS = (0.0, 1e-4, 1e-2)
 CONDITIONS = (1.0, 1e2, 1e4, 1e6)
-BUDGETS = (1, 3, 10, 30, 100)  # epochs
+LENGTHS = (1, 3, 10, 30, 100)  # epochs of the plain probe whose steps are predicted
+BUDGETS = [  # of the plain probe: raw or standardised values, rate, epochs
+    (prepare, lr, epochs)
+    for prepare in ("raw", "standardised")
+    for lr, epochs in ((0.01, 1), (0.01, 10), (0.01, 100), (0.1, 10), (0.1, 100))
+]
 
 
 def checks(run: Run, data: Dataset) -> dict[str, Any]:
@@ -39,7 +44,7 @@ def _checks(own: Features, feature: str) -> dict[str, Any]:
         ),
         "whitened": linear_accuracy(own, Probe(epochs=10, lr=0.01, prepare="whitened"), feature),
         "rotated": [_rotated(alone, feature, condition) for condition in CONDITIONS],
-        "steps": steps_to_reach(own, PLAIN, BUDGETS, 0.9 * batch_normed, feature),
+        "steps": steps_to_reach(own, PLAIN, LENGTHS, 0.9 * batch_normed, feature),
         **sizes(alone, feature),
     }
 
@@ -93,11 +98,8 @@ def baselines(config: Config, data: Dataset) -> dict[str, Any]:
 def budgets(run: Run, data: Dataset) -> list[dict[str, Any]]:
     """Accuracy of plain probes of several lengths and rates, raw and standardised features."""
     found = []
-    for epochs, lr in ((1, 0.01), (10, 0.01), (100, 0.01), (10, 0.1), (100, 0.1)):
-        for prepare in ("raw", "standardised"):
-            probe = Probe(epochs=epochs, lr=lr, prepare=prepare)
-            own = {
-                feature: evaluate(run, probe, feature, data=data) for feature in ("token", "avg")
-            }
-            found.append({"epochs": epochs, "lr": lr, "prepare": prepare, **own})
+    for prepare, lr, epochs in BUDGETS:
+        probe = Probe(epochs=epochs, lr=lr, prepare=prepare)
+        own = {feature: evaluate(run, probe, feature, data=data) for feature in ("token", "avg")}
+        found.append({"epochs": epochs, "lr": lr, "prepare": prepare, **own})
     return found

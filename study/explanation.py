@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lib.notebook.statistics import AGREES, DISAGREES, OPEN, verdict
+from study.checks import BUDGETS
 from study.plan import PRESETS
 from study.tables import (
     FEATURES,
@@ -239,13 +240,6 @@ def _budget_pairs(
         budget: [tuple(_budgeted(side[s], budget, feature) for side in (mae, umae)) for s in seeds]
         for budget in (BUDGETS if seeds else ())
     }
-
-
-BUDGETS = [
-    (prepare, lr, epochs)
-    for prepare in ("raw", "standardised")
-    for lr, epochs in ((0.01, 1), (0.01, 10), (0.01, 100), (0.1, 10), (0.1, 100))
-]
 
 
 def _budgeted(record: Record, budget: Budget, feature: str) -> float:

@@ -157,7 +157,7 @@ def norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of norm_forward, from that of its output, d_out (..., D) bf16.
 
-    residual (..., D) float32: the gradient that reaches x residual the norm, on the residual path.
+    residual (..., D) float32: the gradient that reaches x past the norm, on the residual path.
     Returns (the gradient of x, `residual` included; the output of norm_forward again; the
     gradients of weight and bias).
     """

@@ -134,15 +134,15 @@ class Dataset:
         return Normalization(self.mean, self.std)
 
 
-def validation_mask(labels: Tensor, fraction: float = 0.1) -> Tensor:
+def validation_mask(labels: Tensor) -> Tensor:
     """(N,) bool: a fixed, class-balanced part of the training labels that no probe trains on.
 
-    Hyperparameters and epochs are chosen on it. Every class gives `fraction` of its images, at
+    Hyperparameters and epochs are chosen on it. Every class gives a tenth of its images, at
     least one; `load` refuses a class with fewer than two.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     held = torch.zeros(len(labels), dtype=torch.bool)
     for c in labels.unique():
         members = order[labels[order] == c]
-        held[members[: max(1, round(fraction * len(members)))]] = True
+        held[members[: max(1, round(0.1 * len(members)))]] = True
     return held

@@ -92,8 +92,9 @@ def find_images(
     return train, test, chosen
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def _some(names: Sequence[str]) -> str:
     """Names for a message: all of a few, else the first."""
+    most = 4
     shown = [show_path(Path(name)) for name in names[:most]]
     more = [f"{len(names) - most} more"] if len(names) > most else []
     return ", ".join([*shown, *more]) or "no folder"

@@ -33,7 +33,7 @@ TIMEOUT = timedelta(minutes=5)  # of one collective: no worker waits longer for 
 
 
 @contextmanager
-def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the group that torchrun's (or `run`'s) variables describe; nothing without them.
 
     Gloo for tensors on the CPU, NCCL for those on GPUs. Each process takes GPU LOCAL_RANK, or its
@@ -52,7 +52,7 @@ def process_group(timeout: timedelta = TIMEOUT) -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
     else:
         torch.set_num_threads(max(1, cores() // workers))
-    dist.init_process_group(backend, timeout=timeout)
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
     finally:

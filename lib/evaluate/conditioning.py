@@ -109,7 +109,7 @@ def unlearnt_by_probe(eigenvalues: Tensor, probe: Probe, steps_per_epoch: int) -
 
 
 def predicted_accuracy(
-    features: Features, probe: Probe, feature: str = "token", seed: int = 0
+    features: Features, probe: Probe, feature: str = "token"
 ) -> dict[str, float]:
     """The accuracy in percent that the spectrum predicts for a plain SGD probe; no training.
 
@@ -126,7 +126,7 @@ def predicted_accuracy(
     values, vectors = torch.linalg.eigh(inputs.T @ inputs / len(inputs) / classes)
     values = values.clamp_min(0)
     left = unlearnt_by_probe(values, probe, max(1, len(inputs) // probe.batch_size))
-    first = F.pad(first_weights(inputs.shape[1] - 1, classes, seed).double(), (0, 1))
+    first = F.pad(first_weights(inputs.shape[1] - 1, classes, seed=0).double(), (0, 1))
     pull = vectors.T @ inputs.T @ target / len(inputs)  # minus the gradient at zero weights
     used = values > 1e-12 * values[-1]
     learnt = torch.where(used, (1 - left) / values.clamp_min(1e-300), 0.0)[:, None] * pull

@@ -96,7 +96,7 @@ def frozen_encoder(
     label, rest = _split_label(spec)
     path = _path(rest.removeprefix("run:"))
     folder = outputs() / "runs" / path if rest.startswith("run:") else path
-    if path.suffix in CHECKPOINT_SUFFIXES or path.is_file():
+    if is_checkpoint(spec):
         encoder = _of_checkpoint(path, pick_device(device), options or CheckpointOptions())
     elif options is not None:
         raise InputError(f"{rest} is no checkpoint file; its size and heads are its own")
@@ -130,8 +130,9 @@ def own_encoder(
 
 def is_checkpoint(spec: str) -> bool:
     """Whether `frozen_encoder` reads a checkpoint file for `spec`."""
-    path = _path(_split_label(spec)[1])
-    return path.suffix in CHECKPOINT_SUFFIXES or path.is_file()
+    name = _split_label(spec)[1]
+    path = _path(name)
+    return not name.startswith("run:") and (path.suffix in CHECKPOINT_SUFFIXES or path.is_file())
 
 
 def _path(text: str) -> Path:

@@ -50,7 +50,6 @@ def import_run(
     config: Config,
     moments: str = "imagenet",
     interpolate: bool = False,
-    data: Dataset | None = None,
 ) -> Run:
     """The run of `config` with the weights of checkpoint files of one training, in their order.
 
@@ -70,7 +69,7 @@ def import_run(
     config = replace(config, **config.identity())  # one spelling for all that name the same run
     described = [_described(path, config, interpolate, path == files[-1]) for path in files]
     _check_order(described, config)
-    images = data or load(**config.data_fields)
+    images = load(**config.data_fields)
     if moments == "imagenet":
         images = images.with_moments(**NORMALIZE["imagenet"])
     run = open_run(config, images.fingerprint)

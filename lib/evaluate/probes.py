@@ -192,15 +192,15 @@ def logistic_regression(
 
 
 def nearest_neighbours(
-    x: dict[str, Tensor], y: dict[str, Tensor], k: int = NEIGHBOURS
+    x: dict[str, Tensor], y: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A vote of the k nearest training images by cosine, of all of them where there are fewer.
+    """A vote of the 20 nearest training images by cosine, of all of them where there are fewer.
 
     (predicted classes on "validation" and "test", {the "k" that was used}).
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    k = min(k, len(y["train"]))
+    k = min(NEIGHBOURS, len(y["train"]))
     # on unit vectors the nearest by distance are the nearest by cosine
     x, model = prepared(x, "normalised"), KNeighborsClassifier(k, algorithm="brute")
     model.fit(x["train"].numpy(), y["train"].numpy())

@@ -180,8 +180,8 @@ def image_grid(rows: Sequence[Tensor], titles: Sequence[str], size: float = 1.1)
     return figure
 
 
-def hide(pixels: Tensor, mask: Tensor, patch_size: int, grey: float = 0.75) -> Tensor:
+def hide(pixels: Tensor, mask: Tensor, patch_size: int) -> Tensor:
     """pixels (B, C, H, W) with the patches where mask (B, L) is 1 painted grey."""
     patches = patchify(pixels, patch_size)
-    patches = torch.where(mask[..., None] > 0, torch.full_like(patches, grey), patches)
+    patches = torch.where(mask[..., None] > 0, torch.full_like(patches, 0.75), patches)
     return unpatchify(patches, patch_size, (pixels.shape[-2], pixels.shape[-1]))

@@ -11,19 +11,19 @@ FEWEST = 3  # seeds of a verdict: two that happen to be equal have an interval o
 AGREES, DISAGREES, OPEN = "agrees", "does not agree", "cannot tell"
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Student's confidence interval of the mean; (-inf, inf) of a single value."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % confidence interval of the mean; (-inf, inf) of a single value."""
     v = np.asarray(values, dtype=float)
     if len(v) < 2:
         return -np.inf, np.inf
-    low, high = v.mean() + _students_half_width(v, level) * np.array([-1, 1])
+    low, high = v.mean() + _students_half_width(v) * np.array([-1, 1])
     return float(low), float(high)
 
 
-def _students_half_width(v: np.ndarray, level: float) -> float:
+def _students_half_width(v: np.ndarray) -> float:
     from scipy.stats import t  # half a second to import: only where it is used
 
-    return float(t.ppf(0.5 + level / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+    return float(t.ppf(0.5 + LEVEL / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
 
 
 def p_value(differences: Sequence[float], above: float = 0.0) -> float:

@@ -31,10 +31,8 @@ def _scaled(graph: Graph, f: Array, h: Array) -> tuple[Array, Array]:
     return graph.w1[:, None] ** 0.5 * f, graph.w2[:, None] ** 0.5 * h
 
 
-def factorise(
-    abar: Array, k: int, seed: int = 0, steps: int = 2000
-) -> tuple[Array, Array, list[float]]:
-    """Minimises ||Abar - F G^T||_F^2 by gradient descent (step 1/4) from a small random start.
+def factorise(abar: Array, k: int, seed: int = 0) -> tuple[Array, Array, list[float]]:
+    """Minimises ||Abar - F G^T||_F^2: 2,000 steps of gradient descent (1/4), a small random start.
 
     abar (|X1|, |X2|), dense. Returns F (|X1|, k), G (|X2|, k) and the loss before each step. A
     small start keeps F and G balanced; a large one leaves directions in which F grows while G
@@ -43,7 +41,7 @@ def factorise(
     rng = np.random.default_rng(seed)
     f, g = (0.1 * rng.normal(size=(n, k)) / n**0.5 for n in abar.shape)
     history = []
-    for _ in range(steps):
+    for _ in range(2000):
         rest = f @ g.T - abar
         history.append(float((rest**2).sum()))
         f, g = f - 0.5 * rest @ g, g - 0.5 * rest.T @ f

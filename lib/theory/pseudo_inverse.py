@@ -46,14 +46,14 @@ class PseudoInverse(nn.Module):
     It also knows the positions of the tokens that it has to fill.
     """
 
-    def __init__(self, model: MAE, depth: int = 1) -> None:
+    def __init__(self, model: MAE) -> None:
         super().__init__()
         encoder = cast(Any, model.encoder)
         dim, heads = encoder.embed_dim, encoder.blocks[0].attn.num_heads
         self.positions = nn.Buffer(encoder.pos_embed.detach().clone())
         self.embed = nn.Linear(model.decoder_pred.out_features, dim)
         self.queries = nn.Parameter(0.02 * torch.randn(2, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, qkv_bias=True) for _ in range(depth))
+        self.block = Block(dim, heads, qkv_bias=True)
 
     def forward(self, x2: Tensor, masks: Masks) -> Tensor:
         """x2 (B, L-S, P*P*C) -> (B, 1+S, D), each token of mean 0 and squared norm D."""
@@ -61,9 +61,7 @@ class PseudoInverse(nn.Module):
         cls = (self.queries[0] + pos[0]).expand(len(x2), 1, -1)
         wanted = self.queries[1] + pos[1:][masks.ids_keep]
         seen = self.embed(x2) + pos[1:][masks.ids_remove]
-        x = torch.cat([cls, wanted, seen], 1)
-        for block in self.blocks:
-            x = block(x)
+        x = self.block(torch.cat([cls, wanted, seen], 1))
         return F.layer_norm(x[:, :slots], x.shape[-1:], eps=LN_EPS)
 
 
@@ -79,11 +77,11 @@ def fit_pseudo_inverse(
     steps: int,
     pull: float = 0.0,
     seed: int = 0,
-    batch_size: int = 64,
 ) -> PseudoInverse:
     """Trains f_g to minimise E|g(f_g(x2), p2) - x2|^2 + pull * E|f_g(x2) - f(x1)|^2.
 
-    f and g are frozen; images (N, C, H, W) are normalised. AdamW, peak rate 2e-3, one cycle.
+    f and g are frozen; images (N, C, H, W) are normalised. AdamW, 64 images a step, peak rate 2e-3,
+    one cycle.
     With pull = 0, f_g never sees f: any alignment is implicit. With pull > 0 it is still an f_g of
     Assumption 3.2, since Theorem 3.4 holds for all of them.
     Raises InputError at mask_ratio 0, where x2 is empty.
@@ -102,7 +100,7 @@ def fit_pseudo_inverse(
         optimizer, 2e-3, total_steps=steps + 1, pct_start=0.1
     )
     for _ in range(steps):
-        batch = images[torch.randint(len(images), (batch_size,), generator=generator)]
+        batch = images[torch.randint(len(images), (64,), generator=generator)]
         masks = random_masks(len(batch), patches, mask_ratio, generator)
         x2 = folded.targets(batch, masks)
         z = inverse(x2, masks)
@@ -196,9 +194,7 @@ def measure_chain(model: MAE, inverse: PseudoInverse, images: Tensor, masks: Mas
     return Chain(**{name: float(value) for name, value in values.items()})
 
 
-def inversion_floor(
-    model: MAE, images: Tensor, masks: Masks, steps: int = 300, lr: float = 0.03
-) -> Tensor:
+def inversion_floor(model: MAE, images: Tensor, masks: Masks, steps: int = 300) -> Tensor:
     """Inversion errors (B,) after `steps` of Adam on the tokens z themselves, one z per view.
 
     An upper bound on the least error of any f_g on these views. The result is no f_g: it starts at
@@ -207,7 +203,7 @@ def inversion_floor(
     folded = fold_norm(model)
     x2 = folded.targets(images, masks)
     z = folded.encode(images, masks).requires_grad_()
-    optimizer = torch.optim.Adam([z], lr=lr)
+    optimizer = torch.optim.Adam([z], lr=0.03)
     for _ in range(steps):
         out = folded.decode(F.layer_norm(z, z.shape[-1:], eps=LN_EPS), masks)
         optimizer.zero_grad()

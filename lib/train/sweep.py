@@ -39,9 +39,9 @@ def train_all(
     A run is found by its config and its images, so a killed sweep goes on where it stopped:
     finished runs are found, interrupted ones resume from their last checkpoint. Executions that
     share an outputs folder, on one machine or several, share the sweep: a run that another process
-    is training is left to it until it has a result, or taken over when its owner has died. What a
-    run prints goes to log.txt in its folder. The bar counts the runs, and the trained part of those
-    that are not done; it shows their last losses.
+    is training is left to it until it has a result, or taken over when its owner has died. With
+    processes 1, what a run prints goes to log.txt in its folder. The bar counts the runs, and the
+    trained part of those that are not done; it shows their last losses.
 
     An error ends its run only; it is raised when the others are done. Raises what `train` raises;
     Interrupted once all runs that had begun are saved.

@@ -12,7 +12,7 @@ from lib.evaluate.encoders import frozen_encoder
 from lib.notebook.statistics import correct, judge
 from lib.runs.files import load_weights, weights_digest
 from lib.train import train, train_all
-from study import claims, coefficients, explanation, report, tables
+from study import checks, claims, coefficients, explanation, report, tables
 from study.figures import draw
 from study.plan import OBJECTIVES, SCRATCH, plan
 
@@ -165,7 +165,7 @@ def budget(value: float) -> list[dict]:
     return [
         {"prepare": p, "lr": lr, "epochs": e}
         | {f: {"test": value + e / 100} for f in tables.FEATURES}
-        for p, lr, e in explanation.BUDGETS
+        for p, lr, e in checks.BUDGETS
     ]
 
 
