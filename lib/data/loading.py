@@ -43,7 +43,8 @@ def load(
     """The images that `data` names: digits, fashion_mnist, cifar10 or folder:/path.
 
     The arguments are those fields of `lib.presets.Config`: `load(**config.data_fields)`. Of a
-    folder, one line per split is printed: what was read, what was left out, and why.
+    folder, one line per split is printed: what was read, what was left out, and why. With
+    "cifar10" a `data_dir` that holds train/ is read as such a folder.
     Raises InputError, before anything else starts, if they cannot be used.
     """
     root = _path(data_dir) if data_dir else REPO / "data"

@@ -3,6 +3,7 @@
 All options of `python -m lib.train` may follow. They must be those that a notebook is given: they
 name the run, and what they say of the model must be what the file holds. Nothing is trained.
 """
+# PYTHON_ARGCOMPLETE_OK
 
 import hashlib
 import json
@@ -164,6 +165,7 @@ def run(argv: Sequence[str]) -> Run:
     moments = "Mean and deviation by which its pixels were scaled. Default: imagenet."
     add("--moments", choices=MOMENTS, default=MOMENTS[0], help=moments)
     add("--interpolate", action="store_true", help="Resize the positions to --image-size.")
+    parser.complete()
     args, others = parser.parse_known_args(argv)
     config = read_arguments([*others, "--lam", args.lam, "--imported", args.imported])
     found = import_run(args.files, config, args.moments, args.interpolate)

@@ -160,6 +160,14 @@ def test_a_model_that_does_not_say_where_its_class_token_is_gives_its_own_featur
     assert list(found) == ["pooled"] and found["pooled"].ndim == 2
 
 
+def test_a_run_is_no_file_of_the_same_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "NAME").write_bytes(b"no checkpoint")
+    assert not is_checkpoint("run:NAME") and is_checkpoint("NAME")
+    with pytest.raises(InputError, match="NAME"):
+        frozen_encoder("run:NAME")
+
+
 def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path):
     file = tmp_path / "epoch=9.bin"
     file.touch()
