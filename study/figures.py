@@ -133,7 +133,7 @@ def variant_figures(records: Sequence[Record]) -> Named:
             gains_of = list(found.values())
             look = plots.PROTOCOL_COLOURS[protocol], plots.PROTOCOL_MARKERS[protocol]
             label = plots.PROTOCOL_NAMES[protocol].replace("\n", " ")
-            plots.draw_seeds(ax, places, gains_of, *look, label, " ", judged=gains_of)
+            plots.draw_seeds(ax, places, gains_of, *look, label, " ", False, judged=gains_of)
         ax.axhline(0, color="0.3", lw=1)
         ax.set_xticks(range(len(found)), list(found))
         ax.set_ylabel("variant minus MAE (points)")
