@@ -86,7 +86,7 @@ def explanation_block(records: Sequence[Record]) -> str:
             values = [measure(mae[s], umae[s]) for s in seeds]
             says = {
                 AGREES: "bears it out" if above else "speaks against it",
-                DISAGREES: "speaks against it",
+                DISAGREES: "speaks against it" if above else "no gain, but a loss",
                 OPEN: OPEN if above else "no difference is seen",
             }[verdict(values)]
             rows.append([data, text, with_interval(values), str(len(values)), says])

@@ -484,3 +484,12 @@ def test_the_claims_of_the_theory_are_those_of_the_executed_notebooks(tmp_path):
         (tmp_path / f"{name}.ipynb").write_text(json.dumps({"cells": cells}))
     lines = claims.theory_block([], tmp_path).splitlines()
     assert lines[2:] == [f"| {k} | a | b | holds | `{n}` |" for k, n in enumerate(claims.THEORY)]
+
+
+def test_a_loss_is_no_gain_that_is_left():
+    """Rate tuned, U-MAE reads 1 point less than MAE: the prediction asked for no gain."""
+    rows = [checked("MAE", s, 20.0, 5.0) for s in range(3)]
+    rows += [checked("U-MAE", s, 19.0, 5.0) for s in range(3)]
+    lines = explanation.explanation_block(rows).splitlines()
+    (line,) = [line for line in lines if "With the plain probe's rate tuned" in line]
+    assert line.endswith("| -1.0 [-1.0, -1.0] | 3 | no gain, but a loss |")
