@@ -10,6 +10,7 @@ from torch import Tensor
 from lib.compute import cpu_kernels
 from lib.compute.acceleration import choose_kernels
 from lib.compute.device import pick_device, settle_precision
+from lib.errors import check_number
 from lib.masking import masks_from_noise, num_visible
 from lib.models import MAE
 from lib.presets import Config
@@ -95,6 +96,7 @@ def estimate(config: Config, images: int, processes: int = 1) -> Cost:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    check_number("processes", processes, 1, whole=True)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         mae = MAE(config)
     parameters = sum(p.numel() for p in mae.parameters() if p.requires_grad)

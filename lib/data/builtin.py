@@ -12,6 +12,9 @@ from lib.data.datasets import Split
 from lib.data.decoding import show_path
 from lib.errors import InputError
 
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -50,6 +53,12 @@ def fashion_mnist(root: Path, download: bool) -> tuple[Split, Split, list[str]]:
 def _idx_split(folder: Path, name: str) -> Split:
     labels = read_idx(folder / f"{name}-labels-idx1-ubyte.gz").long()
     images = read_idx(folder / f"{name}-images-idx3-ubyte.gz").unsqueeze(1)
+    square = images.ndim == 4 and images.shape[2] == images.shape[3]
+    if not square or labels.ndim != 1 or labels.max() > 9:
+        raise InputError(
+            f"{show_path(folder)} is not Fashion-MNIST: it needs grey square images and labels 0 "
+            "to 9; give other images as data folder:/path"
+        )
     if len(images) != len(labels):
         raise InputError(
             f"{show_path(folder)} has {len(images)} images but {len(labels)} labels in a split; "

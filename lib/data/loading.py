@@ -2,9 +2,10 @@
 
 The fingerprint says whether two sets are the same. For the built-in sets it covers all pixels,
 labels and class names. For a folder it covers, of every image file, its path below the split, its
-size in bytes and its class: reading 130,000 files would take minutes. It is the same in memory and
-streamed, and wherever the folder lies. It does not see a file whose content changed in place
-without changing its size. image_size is no part of it: a run's own settings hold it.
+size in bytes and its class: reading 130,000 files would take minutes. Files of formats without
+compression, whose size says nothing of their content, are read. It is the same in memory and
+streamed, and wherever the folder lies. It does not see a compressed file whose content changed in
+place without changing its size. image_size is no part of it: a run's own settings hold it.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from lib.presets import REPO
 
 IN_MEMORY_BYTES = 4 * 2**30  # larger folders are streamed
 MOMENTS_SAMPLE = 4096  # images of a streamed folder from which mean and std are taken
+UNCOMPRESSED = {".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".tif", ".tiff"}
 FOLDER_RULES = b"1"  # counts up when other rules read other files or pixels of the same folder
 
 
@@ -52,9 +54,10 @@ def load(
     try:
         chosen = _read_classes(_path(classes_file)) if classes_file else classes
         if kind == "folder":
+            _check_comments(classes_file, _path(path))
             return _load_folder(_path(path), image_size, chosen, stream)
         if kind == "cifar10" and (root / "train").is_dir():
-            return _load_folder(root, image_size, chosen, stream)
+            return _load_cifar10_folder(root, image_size, chosen, stream, download)
         return _load_builtin(kind, root, image_size, chosen, download)
     except OSError as error:
         where = show_path(Path(error.filename or data))
@@ -77,6 +80,19 @@ def _read_classes(path: Path) -> list[str]:
     return names
 
 
+def _check_comments(classes_file: str, root: Path) -> None:
+    """A class whose name begins with # cannot be named in a file of classes: say so."""
+    if not classes_file:
+        return
+    for line in _path(classes_file).read_text("utf-8-sig").splitlines():
+        name = line.strip()
+        if name.startswith("#") and (root / "train" / name).is_dir():
+            raise InputError(
+                f"{name!r} in {show_path(_path(classes_file))} is a comment, and a class in "
+                f"{show_path(root)}; rename the class, or take the line out"
+            )
+
+
 # ---- built-in sets -------------------------------------------------------------------------------
 
 
@@ -94,6 +110,11 @@ def _load_builtin(
         train, test = (_select(split, names, classes) for split in (train, test))
         names = [name for name in names if name in classes]
     _check_counts(train, names)
+    absent = torch.bincount(test.labels, minlength=len(names)) == 0
+    if absent.any():
+        raise InputError(
+            f"the test split of {kind} has no image of {names[int(absent.argmax())]!r}"
+        )
     fingerprint = _digest(_pixel_content(train, test, names))
     train, test = (_resized(split, image_size) for split in (train, test))
     mean, std = _pixel_moments(_in_memory(train))
@@ -115,8 +136,9 @@ def _select(split: Split, names: Sequence[str], subset: Sequence[str]) -> Split:
 
 def _resized(split: Split, size: int) -> Split:
     images = _in_memory(split)
-    if images.shape[-1] == size:
+    if images.shape[-2:] == (size, size):
         return split
+    _check_memory(len(images), images.shape[1], size, 4)  # as float32 on the way
     resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
     return Split(split.labels, resized.round().clamp(0, 255).to(torch.uint8), [])
 
@@ -130,6 +152,21 @@ def _pixel_content(train: Split, test: Split, names: Sequence[str]) -> Iterator[
 
 
 # ---- folders -------------------------------------------------------------------------------------
+
+
+def _load_cifar10_folder(
+    root: Path, size: int, classes: Sequence[str], stream: str, download: bool
+) -> Dataset:
+    """CIFAR-10 as a folder of images, in a `data_dir` that holds train/."""
+    if download:
+        raise InputError(f"download has no effect: {show_path(root)} holds train/; leave it out")
+    data = _load_folder(root, size, classes, stream)
+    if odd := sorted(set(data.class_names) - set(builtin.CIFAR10_CLASSES)):
+        raise InputError(
+            f"{show_path(root / 'train')} is not CIFAR-10: it has a class {odd[0]!r}; give other "
+            "images as data folder:/path"
+        )
+    return data
 
 
 def _load_folder(root: Path, size: int, classes: Sequence[str], stream: str) -> Dataset:
@@ -156,12 +193,7 @@ def _load_folder(root: Path, size: int, classes: Sequence[str], stream: str) -> 
 
 def _decode(paths: Sequence[Path], size: int) -> Tensor:
     """uint8 (N, 3, S, S). Threads pay off only where one image takes longer than a hand-over."""
-    needed, free = len(paths) * 3 * size**2, psutil.virtual_memory().available
-    if needed > 0.9 * free:
-        raise InputError(
-            f"{len(paths)} images of {size} x {size} pixels take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free; set stream to always, or lower image_size"
-        )
+    _check_memory(len(paths), 3, size, 1)
     decoder = Decoder(list(paths), size, None)
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:
@@ -171,6 +203,16 @@ def _decode(paths: Sequence[Path], size: int) -> Tensor:
     return images
 
 
+def _check_memory(images: int, channels: int, size: int, bytes_each: int) -> None:
+    needed = images * channels * size**2 * bytes_each
+    free = psutil.virtual_memory().available
+    if needed > 0.9 * free:
+        raise InputError(
+            f"{images} images of {size} x {size} pixels take {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free; set stream to always, or lower image_size"
+        )
+
+
 def _folder_content(train: FolderSplit, test: FolderSplit, names: Sequence[str]) -> Iterator[bytes]:
     yield b"folder " + FOLDER_RULES
     for split in (train, test):
@@ -178,6 +220,8 @@ def _folder_content(train: FolderSplit, test: FolderSplit, names: Sequence[str])
         for path, size, label in zip(split.paths, split.sizes, split.labels, strict=True):
             name = os.fsencode(path)[skip:]
             yield b"\0%s\0%d\0%d" % (name, size, label)
+            if path.suffix.lower() in UNCOMPRESSED:
+                yield hashlib.sha256(path.read_bytes()).digest()
         yield b"\0\0"
     yield "|".join(names).encode(errors="surrogateescape")
 

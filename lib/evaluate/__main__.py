@@ -71,6 +71,8 @@ def run(argv: Sequence[str]) -> Path:
     given = CheckpointOptions(**{name: getattr(args, name) for name in CHECKPOINT})
     if given != CheckpointOptions() and not any(map(is_checkpoint, args.encoder)):
         raise InputError("options of checkpoint files were given, but no encoder is one; drop them")
+    if args.data_dir and args.data.partition(":")[0] in ("digits", "folder"):
+        raise InputError(f"--data-dir has no effect on --data {args.data}; leave it out")
     settings = Settings(tuple(args.seeds), tuple(args.budgets), args.precision, args.workers)
     data = load_pictures(args.data, args.images, data_dir=args.data_dir)
     encoders = [

@@ -127,10 +127,15 @@ class Settings:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"seeds must be different numbers, got {list(self.seeds)}")
-        if not self.budgets or min(self.budgets) < 1:
-            raise InputError(f"budgets must be epochs of at least 1, got {list(self.budgets)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(
+                f"seeds must be different numbers of at least 0, got {list(self.seeds)}"
+            )
+        twice = len(set(self.budgets)) < len(self.budgets)
+        if not self.budgets or twice or min(self.budgets) < 1:
+            raise InputError(
+                f"budgets must be different epochs of at least 1, got {list(self.budgets)}"
+            )
         check_choice("precision", self.precision, PRECISIONS)
         if self.workers < 0:
             raise InputError(f"workers must be at least 0, got {self.workers}")

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from lib.errors import InputError
 from lib.losses import spectrum
 
 
@@ -23,6 +24,10 @@ def condition_number(features: Tensor) -> float:
     Directions below 1e-9 of the largest are not in use and do not count.
     """
     values = spectrum(features)
+    if not values[0] > 0:
+        raise InputError(
+            "all features are the same: the encoder has collapsed, or all images agree"
+        )
     values = values[values > 1e-9 * values[0]]
     return (values[0] / values[-1]).item()
 

@@ -88,7 +88,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON of a file, {} if there is none; InputError if it is damaged."""
     if not path.is_file():
         return {}
-    return parse_json(path, path.read_text(errors="replace"))
+    return parse_json(path, readable(path).decode(errors="replace"))
+
+
+def readable(path: Path) -> bytes:
+    """The bytes of a file; InputError if this user may not read it."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise InputError(f"cannot read {path} (Permission denied); make it readable") from None
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -150,7 +158,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 def load_state(path: Path) -> dict[str, Any]:
     """The state that `save_state` wrote; nothing in the file can run. InputError if damaged."""
-    head, _, payload = path.read_bytes().partition(b"\n")
+    head, _, payload = readable(path).partition(b"\n")
     if head.decode("ascii", "replace") != hashlib.sha256(payload).hexdigest():
         raise InputError(
             f"{path} is truncated or altered (SHA-256 differs); delete it to train this run from "

@@ -23,6 +23,7 @@ from lib.runs.files import (
     make_folder,
     parse_json,
     read_json,
+    readable,
     remove_leftovers,
     weights_digest,
     write_atomic,
@@ -101,7 +102,8 @@ class Run:
         path = self.folder / name
         if not path.is_file():
             return []
-        return [parse_json(path, line) for line in path.read_text().split("\n")[:-1]]
+        text = readable(path).decode(errors="replace")
+        return [parse_json(path, line) for line in text.split("\n")[:-1]]
 
     def add_line(self, name: str, line: dict[str, Any]) -> None:
         """Adds a line to a JSON-lines file.
@@ -136,6 +138,14 @@ class Run:
         if epoch is None:
             return self.folder / "model.safetensors"
         return self.folder / f"snapshots/epoch-{epoch:05d}.safetensors"
+
+    def check_finished(self) -> None:
+        """InputError for a run with a result whose final weights are not a whole file."""
+        if self.result is not None and not self.weights_digest():
+            raise InputError(
+                f"{self.folder.name} is marked as finished, but its model.safetensors is missing or "
+                f"damaged; delete the folder {self.folder} to train it again"
+            )
 
     def weights_digest(self, epoch: int | None = None) -> str:
         """SHA-256 of the weights, as their file says: what a result of this run depends on."""
@@ -289,7 +299,10 @@ def explain_new_run(run: Run) -> None:
     runs were named after the path of their images.
     """
     for folder in sorted(run.folder.parent.glob(f"{settings_name(run.config)}-*")):
-        record = read_json(folder / "config.json")
+        try:
+            record = read_json(folder / "config.json")
+        except InputError:  # a damaged run is no matter of this one
+            continue
         if folder == run.folder or record.get("config", {}).get("data") != run.config.data:
             continue
         if "attempts" not in record:

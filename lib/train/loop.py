@@ -50,7 +50,7 @@ class Trainer:
     def __init__(self, config: Config, data: Dataset) -> None:
         self.config, self.data = config, data
         self.rank, self.world_size = rank_and_world_size()
-        self.micro_batch = _micro_batch(config, self.world_size)
+        self.micro_batch = micro_batch(config, self.world_size)
         self.steps_per_epoch = len(data.train) // config.batch_size
         self.visible = num_visible(config.num_patches, config.mask_ratio)
         self.normalization = data.normalization(config.normalize)
@@ -288,8 +288,8 @@ class Trainer:
         checkpoint.finish(result, self.data)
 
 
-def _micro_batch(c: Config, world_size: int) -> int:
-    """Images in memory at once, per process."""
+def micro_batch(c: Config, world_size: int) -> int:
+    """Images in memory at once, per process; InputError if the batch cannot be shared so."""
     if c.batch_size % (c.accum_steps * world_size):
         raise InputError(
             f"batch_size {c.batch_size} must be a multiple of accum_steps {c.accum_steps} times "
@@ -352,6 +352,7 @@ def run_to_the_end(run: Run, trainer: Trainer) -> None:
     Rank 0 must hold the run's lock; all ranks must call.
     """
     checkpoint = Checkpoint(run, trainer.objective, trainer.optimizer, trainer.device)
+    run.metrics()  # a damaged file is said before the first step
     position = checkpoint.resume()
     if position:
         trainer.go_to(position)
@@ -390,6 +391,7 @@ def _check_trainable(run: Run, data: Dataset) -> None:
 
 def _finished(run: Run) -> bool:
     """Whether the run has its result; rank 0 says so and tidies up."""
+    run.check_finished()
     found = all_reduce_max(run.result is not None) > 0
     if found and rank_and_world_size()[0] == 0 and (result := run.result):
         when, commit = result["time"], result["commit"]

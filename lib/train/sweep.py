@@ -14,7 +14,7 @@ from lib.compute.memory import memory_at_most
 from lib.data import Dataset, load
 from lib.distributed import launch
 from lib.distributed.jobs import check_jobs, plan_jobs, run_jobs
-from lib.errors import InputError, RunBusy
+from lib.errors import InputError, RunBusy, check_number
 from lib.presets import Config
 from lib.runs.files import make_folder
 from lib.runs.folder import Run, explain_new_run, open_run, outputs
@@ -48,12 +48,19 @@ def train_all(
     """
     if processes > 1 and (check_jobs(jobs) or 1) > 1:
         raise InputError(f"jobs {jobs} and processes {processes} were both given; give one of them")
+    check_number("processes", processes, 1, whole=True)
+    if processes > 1:
+        from lib.train.loop import micro_batch
+
+        for config in configs:
+            micro_batch(config, processes)  # refused here, and not by every process
     if not configs:
         return []
     data = data or load(**_shared_data_fields(configs))
     runs = [open_run(config, data.fingerprint) for config in configs]
     for k, run in enumerate(runs):
         run.check_fits(data)
+        run.check_finished()
         if run.result is not None:
             print(_line(runs, k, ", ".join(filter(None, ["found", run.imported_from]))), flush=True)
     missing = _missing(runs)
