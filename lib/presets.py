@@ -144,6 +144,14 @@ class Config:
     def peak_lr(self) -> float:
         return self.base_lr * self.batch_size / 256
 
+    def snapshot_epochs(self) -> list[int]:
+        """The epochs after which a training keeps its weights, 0 among them; none if it keeps none.
+
+        They cut the training into `snapshots` equal parts, as nearly as whole epochs allow.
+        """
+        parts = self.snapshots
+        return sorted({round(self.epochs * k / parts) for k in range(parts + 1)} if parts else ())
+
     @property
     def data_fields(self) -> dict[str, Any]:
         """The arguments of `lib.data.load` that give this run's images."""

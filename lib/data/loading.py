@@ -52,9 +52,10 @@ def load(
     root = _path(data_dir) if data_dir else REPO / "data"
     kind, _, path = data.partition(":")
     try:
+        if kind == "folder" and classes_file:
+            _check_comments(_path(classes_file), _path(path))
         chosen = _read_classes(_path(classes_file)) if classes_file else classes
         if kind == "folder":
-            _check_comments(classes_file, _path(path))
             return _load_folder(_path(path), image_size, chosen, stream)
         if kind == "cifar10" and (root / "train").is_dir():
             return _load_cifar10_folder(root, image_size, chosen, stream, download)
@@ -80,16 +81,14 @@ def _read_classes(path: Path) -> list[str]:
     return names
 
 
-def _check_comments(classes_file: str, root: Path) -> None:
-    """A class whose name begins with # cannot be named in a file of classes: say so."""
-    if not classes_file:
-        return
-    for line in _path(classes_file).read_text("utf-8-sig").splitlines():
+def _check_comments(file: Path, root: Path) -> None:
+    """A class whose name begins with # cannot be named in a file of classes: InputError."""
+    for line in file.read_text("utf-8-sig", errors="replace").splitlines():
         name = line.strip()
         if name.startswith("#") and (root / "train" / name).is_dir():
             raise InputError(
-                f"{name!r} in {show_path(_path(classes_file))} is a comment, and a class in "
-                f"{show_path(root)}; rename the class, or take the line out"
+                f"{name!r} in {show_path(file)} is a comment, and a class in {show_path(root)}; "
+                "rename the class, or take the line out"
             )
 
 
@@ -113,7 +112,7 @@ def _load_builtin(
     absent = torch.bincount(test.labels, minlength=len(names)) == 0
     if absent.any():
         raise InputError(
-            f"the test split of {kind} has no image of {names[int(absent.argmax())]!r}"
+            f"the test split of {kind} has no image of {names[int(absent.int().argmax())]!r}"
         )
     fingerprint = _digest(_pixel_content(train, test, names))
     train, test = (_resized(split, image_size) for split in (train, test))

@@ -148,6 +148,11 @@ def explained(pairs: int) -> str:
     return "bars: 95 % intervals" + "; faded: the interval contains 0" * (pairs >= FEWEST)
 
 
+def as_text(name: str) -> str:
+    """A name of a class for a figure: matplotlib reads $ as mathematics, and hides a leading _."""
+    return " " * name.startswith("_") + name.replace("$", r"\$")
+
+
 def show_image(ax: Axes, pixels: Tensor, title: str = "") -> None:
     """pixels (C, H, W) in [0, 1], one or three channels."""
     image = pixels.clamp(0, 1).permute(1, 2, 0).numpy()

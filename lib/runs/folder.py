@@ -143,7 +143,7 @@ class Run:
         """InputError for a run with a result whose final weights are not a whole file."""
         if self.result is not None and not self.weights_digest():
             raise InputError(
-                f"{self.folder.name} is marked as finished, but its model.safetensors is missing or "
+                f"{self.folder.name} is marked as finished, but model.safetensors is missing or "
                 f"damaged; delete the folder {self.folder} to train it again"
             )
 

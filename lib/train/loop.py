@@ -230,7 +230,7 @@ class Trainer:
     def fit(self, checkpoint: Checkpoint, should_stop: list[int]) -> None:
         """From the current step to the last, with a checkpoint every `checkpoint_every` epochs."""
         c = self.config
-        wanted = _snapshot_epochs(c)
+        wanted = c.snapshot_epochs()
         if self.step == 0 and 0 in wanted:
             checkpoint.snapshot(0)
         images = c.epochs * self.steps_per_epoch * c.batch_size
@@ -301,12 +301,6 @@ def micro_batch(c: Config, world_size: int) -> int:
             f"accum_steps {c.accum_steps}; the uniformity term needs two: raise batch_size"
         )
     return images
-
-
-def _snapshot_epochs(c: Config) -> set[int]:
-    if not c.snapshots:
-        return set()
-    return {round(c.epochs * k / c.snapshots) for k in range(c.snapshots + 1)}
 
 
 def measured_batches(ids: Tensor) -> list[Tensor]:

@@ -207,3 +207,33 @@ def test_every_class_is_in_the_validation_part_and_in_what_is_left(count):
     labels = torch.arange(5).repeat(count)
     held = validation_mask(labels)
     assert labels[held].unique().tolist() == labels[~held].unique().tolist() == list(range(5))
+
+
+@pytest.mark.parametrize(
+    "images,labels",
+    [
+        (np.zeros((30, 56, 28)), np.arange(30) % 10),
+        (np.zeros((30, 28, 28, 3)), np.arange(30) % 10),
+        (np.zeros(30), np.arange(30) % 10),
+        (np.zeros((30, 28, 28)), np.arange(30) % 26),
+    ],
+    ids=["tall", "colour", "no images", "letters"],
+)
+def test_idx_files_of_another_data_set_are_refused(tmp_path, images, labels):
+    raw = fashion_files(tmp_path) / "FashionMNIST" / "raw"
+    write_idx(raw / "train-images-idx3-ubyte.gz", images)
+    write_idx(raw / "train-labels-idx1-ubyte.gz", labels)
+    with pytest.raises(InputError, match="is not Fashion-MNIST: it needs grey square images"):
+        load("fashion_mnist", 28, data_dir=str(tmp_path))
+
+
+def test_every_class_of_a_built_in_set_is_tested(tmp_path):
+    raw = fashion_files(tmp_path) / "FashionMNIST" / "raw"
+    write_idx(raw / "t10k-labels-idx1-ubyte.gz", np.arange(10) % 3)
+    with pytest.raises(InputError, match="the test split of fashion_mnist has no image of 'Dress'"):
+        load("fashion_mnist", 28, data_dir=str(tmp_path))
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_resized():
+    with pytest.raises(InputError, match="images of 1000000 x 1000000 pixels take"):
+        load("digits", 1_000_000)

@@ -9,6 +9,7 @@ from PIL import Image
 from support import folder_config, image_folder, small
 
 from lib.data import load
+from lib.errors import InputError
 
 
 def of_folder(root, **fields):
@@ -75,17 +76,41 @@ def test_a_subset_of_the_classes_is_other_data_and_equals_a_folder_of_these_alon
     assert part == of_folder(whole).fingerprint
 
 
-def test_the_fingerprint_of_a_folder_does_not_see_new_pixels_in_a_file_of_the_same_size(tmp_path):
-    """As its docstring says: it would have to read every file."""
-    root = image_folder(tmp_path, suffix=".bmp")
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif"])
+def test_new_pixels_in_an_uncompressed_file_are_seen(tmp_path, suffix):
+    """Its size says nothing: the file is read."""
+    root = image_folder(tmp_path, suffix=suffix)
     before = of_folder(root)
-    path = root / "train/cat/0.bmp"
+    path = root / f"train/cat/0{suffix}"
+    size = path.stat().st_size
     image = Image.open(path).copy()
     image.paste((1, 2, 3), (0, 0, 20, 16))
     image.save(path)
-    after = of_folder(root)
-    assert not torch.equal(before.train.images, after.train.images)
-    assert before.fingerprint == after.fingerprint
+    assert path.stat().st_size == size
+    assert of_folder(root).fingerprint != before.fingerprint
+    assert of_folder(root, stream="always").fingerprint == of_folder(root).fingerprint
+
+
+def test_a_compressed_file_of_the_same_size_is_not_read_again(tmp_path):
+    """As the docstring of lib.data.loading says."""
+    root = image_folder(tmp_path)
+    before = of_folder(root).fingerprint
+    path = sorted((root / "train/cat").iterdir())[0]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert of_folder(root).fingerprint == before
+
+
+def test_cifar10_as_a_folder_has_its_classes_and_no_download(tmp_path):
+    root = image_folder(tmp_path)
+    with pytest.raises(InputError, match="download has no effect"):
+        load("cifar10", 8, data_dir=str(root), download=True)
+    for split in ("train", "val"):
+        if (root / split).is_dir():
+            (root / split / "cat").rename(root / split / "unicorn")
+    with pytest.raises(InputError, match="is not CIFAR-10: it has a class 'unicorn'"):
+        load("cifar10", 8, data_dir=str(root))
 
 
 def test_a_run_can_keep_its_own_moments(tmp_path):

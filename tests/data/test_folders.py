@@ -401,3 +401,13 @@ def test_names_that_are_not_utf8(tmp_path, stream):
     assert refusal(root, stream=stream) == (
         f"cannot read the image {root}/train/{shown} (UnidentifiedImageError); replace or remove it"
     )
+
+
+def test_a_class_that_looks_like_a_comment_is_said(tmp_path):
+    root = image_folder(tmp_path / "images")
+    for split in ("train", "val"):
+        if (root / split).is_dir():
+            (root / split / "cat").rename(root / split / "#cat")
+    (tmp_path / "names.txt").write_text("#cat\n# a comment\ndog\n")
+    with pytest.raises(InputError, match="'#cat' in"):
+        of_folder(root, classes_file=str(tmp_path / "names.txt"))

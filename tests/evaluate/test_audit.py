@@ -210,7 +210,7 @@ def test_bf16_is_used_only_where_no_probe_moves(digits, monkeypatch, capsys):
     "make, message",
     [
         (lambda: Settings(seeds=(1, 1)), "seeds must be different numbers"),
-        (lambda: Settings(budgets=(0,)), "budgets must be epochs of at least 1"),
+        (lambda: Settings(budgets=(0,)), "budgets must be different epochs of at least 1"),
         (lambda: Settings(precision="fp16"), "precision must be one of fp32, bf16"),
         (lambda: Settings(workers=-1), "workers must be at least 0"),
         (lambda: _check_readable([torch.tensor([[1.0], [torch.nan]])], "a"), "has diverged"),

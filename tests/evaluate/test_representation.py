@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lib.errors import InputError
 from lib.evaluate.representation import (
     class_cosines,
     condition_number,
@@ -77,3 +78,8 @@ def test_variance_ratio_is_one_for_separate_points_and_zero_for_equal_means():
     assert variance_ratio(x, labels) == pytest.approx(
         1 - (within / (x - x.mean(0)).square().sum()).item(), rel=1e-12
     )
+
+
+def test_features_that_are_one_have_no_condition_number():
+    with pytest.raises(InputError, match="all features are"):
+        condition_number(torch.ones(10, 4))

@@ -80,3 +80,13 @@ def test_the_axes_hold_every_interval_of_three_seeds_or_more(seeds):
     assert (bottom < low and high < top) == (seeds > 2)
     assert bottom < 10 and top > 11
     plt.close(figure)
+
+
+def test_names_of_classes_are_drawn_as_they_are():
+    figure, ax = plt.subplots()
+    for name in ("_back", "$10_$20", "cat"):
+        ax.plot([], [], label=plots.as_text(name))
+    texts = [text.get_text().strip() for text in ax.legend().get_texts()]
+    assert texts == ["_back", r"\$10_\$20", "cat"]
+    figure.canvas.draw()  # raises for half a formula
+    plt.close(figure)

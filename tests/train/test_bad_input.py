@@ -18,8 +18,9 @@ from lib.errors import InputError, Interrupted
 from lib.evaluate import evaluate
 from lib.notebook.parameters import read_parameters
 from lib.presets import resolve
+from lib.runs import open_run
 from lib.runs.files import load_state, save_state
-from lib.train import train
+from lib.train import train, train_all
 from lib.train.arguments import FIELDS, main
 
 
@@ -498,3 +499,41 @@ def test_out_of_memory(monkeypatch, capfd, error, detail):
         f"error: out of memory ({detail}); raise accum_steps or lower batch_size (either is "
         "another run), or use bf16"
     )
+
+
+def test_a_finished_run_without_whole_weights_is_said():
+    config = small(epochs=1)
+    path = train(config, few(config)).folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:3000])
+    for again in (lambda: train(config, few(config)), lambda: train_all([config], few(config))):
+        with pytest.raises(InputError, match="marked as finished, but"):
+            again()
+
+
+def test_processes_are_checked_before_they_start(monkeypatch):
+    monkeypatch.setattr("lib.distributed.launch.run", None)
+    config = small(epochs=1)
+    for processes, said in ((0, "processes must be"), (-1, "processes must be"), (7, "a multiple")):
+        with pytest.raises(InputError, match=said):
+            train_all([config], few(config), processes=processes)
+    with pytest.raises(InputError, match="leaves one image to each"):
+        train_all([config], few(config), processes=config.batch_size)
+
+
+def test_a_damaged_run_stops_no_other(capsys):
+    config = small(epochs=1)
+    first = train(config, few(config))
+    (first.folder / "config.json").write_text("{")
+    other = few(config, 150)
+    other.fingerprint = "0123456789abcdef"
+    assert train(config, other).result
+
+
+def test_damaged_metrics_are_said_before_the_first_step(monkeypatch):
+    config = small(epochs=2)
+    monkeypatch.setattr(lib.train.loop.Trainer, "fit", lambda *_: pytest.fail("trained"))
+    run = open_run(config, few(config).fingerprint)
+    run.folder.mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_bytes(b"\xff\x00\n")
+    with pytest.raises(InputError, match="is damaged"):
+        train(config, few(config))
