@@ -211,7 +211,8 @@ class Trainer:
     def check_test_images(self) -> None:
         """Reads a streamed test split once: a damaged image stops a run before its first step.
 
-        The training images are all read in the first epoch. Every process reads a share.
+        Training reads its own images: all but those that whole batches leave over, an epoch. Every
+        process reads a share.
         """
         test = self.data.test
         if test.images is None:
