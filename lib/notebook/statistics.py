@@ -83,11 +83,15 @@ def judge(claim: str, differences: Sequence[float], above: float = 0.0) -> dict[
 
 
 def correct(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The claims of `judge` with the verdict "holm": corrected for judging that many at once."""
-    adjusted = holm([claim["p"] for claim in claims])
+    """The claims of `judge` with the verdict "holm": corrected for judging that many at once.
+
+    A claim with fewer than three differences is not tested, so it does not count among them.
+    """
+    tested = [k for k, claim in enumerate(claims) if len(claim["differences"]) >= FEWEST]
+    adjusted = dict(zip(tested, holm([claims[k]["p"] for k in tested]), strict=True))
     return [
-        {**claim, "holm": claim["verdict"] if p < 1 - LEVEL else OPEN}
-        for claim, p in zip(claims, adjusted, strict=True)
+        {**claim, "holm": claim["verdict"] if adjusted.get(k, 1) < 1 - LEVEL else OPEN}
+        for k, claim in enumerate(claims)
     ]
 
 

@@ -5,6 +5,8 @@ import math
 import pytest
 
 from lib.notebook.statistics import (
+    AGREES,
+    OPEN,
     all_of,
     claims_table,
     correct,
@@ -81,3 +83,11 @@ def test_all_of():
     assert all_of(["agrees", "cannot tell"]) == "cannot tell"
     assert all_of(["agrees", "does not agree"]) == "does not agree"
     assert all_of([]) == "cannot tell"
+
+
+def test_what_has_too_few_differences_is_no_test_among_the_corrected_ones():
+    told = judge("told", [1.0, 1.1, 0.95])  # p = 0.002
+    assert correct([told])[0]["holm"] == AGREES
+    assert correct([told, *[judge("open", [0.0, 2.0, -1.0])] * 30])[0]["holm"] == OPEN
+    both = correct([told, *[judge("one pair", [3.0])] * 30])
+    assert both[0]["holm"] == AGREES and both[1]["holm"] == OPEN
