@@ -54,7 +54,7 @@ def _idx_split(folder: Path, name: str) -> Split:
     labels = read_idx(folder / f"{name}-labels-idx1-ubyte.gz").long()
     images = read_idx(folder / f"{name}-images-idx3-ubyte.gz").unsqueeze(1)
     square = images.ndim == 4 and images.shape[2] == images.shape[3]
-    if not square or labels.ndim != 1 or labels.max() > 9:
+    if not square or labels.ndim != 1 or (labels > 9).any():
         raise InputError(
             f"{show_path(folder)} is not Fashion-MNIST: it needs grey square images and labels 0 "
             "to 9; give other images as data folder:/path"

@@ -137,7 +137,8 @@ def _resized(split: Split, size: int) -> Split:
     images = _in_memory(split)
     if images.shape[-2:] == (size, size):
         return split
-    _check_memory(len(images), images.shape[1], size, 4)  # as float32 on the way
+    needed = len(images) * images.shape[1] * size**2 * 4  # bytes: float32 on the way
+    _check_memory(len(images), size, needed, "lower image_size")
     resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
     return Split(split.labels, resized.round().clamp(0, 255).to(torch.uint8), [])
 
@@ -192,7 +193,8 @@ def _load_folder(root: Path, size: int, classes: Sequence[str], stream: str) -> 
 
 def _decode(paths: Sequence[Path], size: int) -> Tensor:
     """uint8 (N, 3, S, S). Threads pay off only where one image takes longer than a hand-over."""
-    _check_memory(len(paths), 3, size, 1)
+    remedy = "set stream to always, or lower image_size"
+    _check_memory(len(paths), size, len(paths) * 3 * size**2, remedy)
     decoder = Decoder(list(paths), size, None)
     images = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:
@@ -202,13 +204,13 @@ def _decode(paths: Sequence[Path], size: int) -> Tensor:
     return images
 
 
-def _check_memory(images: int, channels: int, size: int, bytes_each: int) -> None:
-    needed = images * channels * size**2 * bytes_each
+def _check_memory(images: int, size: int, needed: int, remedy: str) -> None:
+    """InputError if this many bytes are not free."""
     free = psutil.virtual_memory().available
     if needed > 0.9 * free:
         raise InputError(
             f"{images} images of {size} x {size} pixels take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free; set stream to always, or lower image_size"
+            f"{free / 2**30:.1f} GiB are free; {remedy}"
         )
 
 

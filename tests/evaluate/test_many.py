@@ -1,5 +1,7 @@
 """Many accuracies at once are those of one after another."""
 
+from contextlib import contextmanager
+
 import pytest
 from support import elsewhere, few, small
 
@@ -11,19 +13,25 @@ from lib.evaluate.recipes import recipe_for
 from lib.train import train
 
 
-def measure_only_in_jobs(monkeypatch, job, measure):
-    """After the jobs `job` are done, to call `measure` in this process is an error."""
-    run_jobs = many.run_jobs
+@contextmanager
+def measured_by_jobs(job, measure):
+    """`job` runs in run_jobs, and after it a call of `measure` in this process is an error."""
+    run_jobs, ran = many.run_jobs, []
 
     def fail(*_):
         raise AssertionError("measured by the caller and not by a job")
 
-    def run(fn, *args, **more):
-        run_jobs(fn, *args, **more)
-        if fn is job:
-            monkeypatch.setattr(measure, fail)
+    with pytest.MonkeyPatch.context() as patch:
 
-    monkeypatch.setattr(many, "run_jobs", run)
+        def run(fn, *args, **more):
+            run_jobs(fn, *args, **more)
+            if fn is job:
+                ran.append(fn)
+                patch.setattr(measure, fail)
+
+        patch.setattr(many, "run_jobs", run)
+        yield
+    assert ran, "no job was run"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -33,8 +41,7 @@ def test_accuracies_do_not_depend_on_the_number_of_jobs(jobs, tmp_path, monkeypa
     data = few(config)
     runs = [train(small(epochs=1, lam=lam), data) for lam in (0.0, 0.001)]
     protocols = ["online", "knn", Probe(epochs=1, lr=0.1)]
-    with monkeypatch.context() as during:
-        measure_only_in_jobs(during, evaluate, "lib.evaluate.accuracy.linear_accuracy")
+    with measured_by_jobs(evaluate, "lib.evaluate.accuracy.linear_accuracy"):
         found = evaluate_all(runs, protocols, ("token", "avg"), data=data, jobs=jobs)
     assert len(found) == 2 * 3 * 2
     for (run, protocol, pool, epoch), accuracy in found.items():
@@ -72,8 +79,7 @@ def test_finetunings_at_once_are_those_of_one_after_another(tmp_path, monkeypatc
     alone = [finetune(*item, data=data)["history"] for item in wanted]
     elsewhere(monkeypatch, tmp_path, "at once")
     train(config, data)
-    with monkeypatch.context() as during:
-        measure_only_in_jobs(during, finetune, "lib.evaluate.finetuning.Finetuning")
+    with measured_by_jobs(finetune, "lib.evaluate.finetuning.Finetuning"):
         found = finetune_all(wanted, data, jobs=2)
     assert [result["history"] for result in found] == alone
     assert finetune_all([], data) == []
